@@ -1,0 +1,1 @@
+"""What the three scripts share: everything but the models."""

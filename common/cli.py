@@ -1,0 +1,90 @@
+"""The flags that the three scripts share, and how an expected error ends: one clear line, exit code 2."""
+
+import argparse
+import math
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from common.errors import UserError
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM, handled as Ctrl-C is."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
+
+
+def number(kind: type, least: float, above: bool = False, below: float = math.inf) -> Callable[[str], float]:
+    """A flag's type: a finite `kind` of at least `least` (greater than it, if `above`) and under `below`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+            if (value > least if above else value >= least) and value < below:
+                return value
+        except ValueError:
+            pass
+        noun = "a whole number" if kind is int else "a finite number"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {'above' if above else 'of at least'} {least}")
+
+    return parse
+
+
+positive_int = number(int, 1, below=2**31)
+positive_float = number(float, 0, above=True)
+non_negative_float = number(float, 0)
+
+
+def parser(script: str, description: str, *, epochs: int, batch_size: int, lr: float, latent_dim: int) -> Parser:
+    """A parser of the shared flags, with this script's defaults."""
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    flags = Parser(prog=f"{script}.py", description=description.splitlines()[0], formatter_class=formatter)
+    add = flags.add_argument
+    add("--epochs", type=positive_int, default=epochs, help="passes over the training images")
+    add("--batch-size", type=positive_int, default=batch_size, help="images a step")
+    add("--lr", type=positive_float, default=lr, help="the learning rate at its peak")
+    add("--latent-dim", type=positive_int, default=latent_dim, help="dimensions of the latent space")
+    add("--seed", type=number(int, 0, below=2**63), default=0, help="of weights, shuffles and noise")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, else the CPU")
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 where it is native")
+    add("--data-dir", type=Path, default=Path("data"), help="where the data sets are, or go")
+    add("--images-dir", type=Path, default=Path("images"), help="where the figures go")
+    add("--run-dir", type=Path, default=Path("runs", script), help="where checkpoint, metrics and results go")
+    add("--limit", type=positive_int, metavar="N", help="train on the first N images only (a quick try)")
+    add(
+        "--resume", action="store_true", help="go on from RUN_DIR/checkpoint.pt; a finished run draws its figures again"
+    )
+    return flags
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call `main` and end the process: 0, 2 after an expected error, 130 after Ctrl-C, 143 after SIGTERM."""
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        main()
+    except UserError as error:
+        code, message = 2, f"error: {error}"
+    except KeyboardInterrupt as error:
+        code = 143 if isinstance(error, Stopped) else 130
+        message = f"stopped{f': {error}' if str(error) else ''}"
+    except OSError as error:
+        code, message = 2, f"error: {error.filename or 'input or output'}: {error.strerror or error}"
+    except (MemoryError, torch.OutOfMemoryError):
+        code, message = 2, "error: out of memory: choose a smaller --batch-size, --latent-dim or --limit"
+    else:
+        return
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(code)

@@ -1,0 +1,121 @@
+"""Images as uint8 tensors with labels; batches drawn from them on the device."""
+
+import contextlib
+import hashlib
+import random
+import socket
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from common.errors import UserError
+
+DATASETS = ("MNIST", "FashionMNIST", "KMNIST")
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Pictures of ten classes: `images` (N, 1, 28, 28) uint8, `labels` (N,) int64, `classes` their ten names."""
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+
+def load_digits(dataset: str, data_dir: Path) -> tuple[Digits, Digits]:
+    """The train and test split of `dataset`, read by torchvision from `data_dir`, fetched where it is absent.
+
+    Damaged files are found by checksum, named, and fetched again. Raises UserError where that fails.
+    """
+    from torchvision import datasets  # here, since the import takes a second
+
+    kind = getattr(datasets, dataset)
+    folder = data_dir / dataset / "raw"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Two runs at once must not both unpack: one would read what the other has half written.
+        with _lock(folder):
+            _remove_damaged(folder, kind.resources)
+            socket.setdefaulttimeout(20)
+            with contextlib.redirect_stdout(None):
+                splits = [kind(data_dir, train=train, download=True) for train in (True, False)]
+    except (RuntimeError, OSError) as error:
+        names = ", ".join(name for name, _ in kind.resources)
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"cannot read {dataset} ({reason}): put {names} in {folder} and run again") from error
+    finally:
+        socket.setdefaulttimeout(None)
+    classes = tuple(name.split(" - ")[0] for name in kind.classes)
+    train, test = (Digits(split.data[:, None], split.targets, classes) for split in splits)
+    return train, test
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """A lock on `folder`, or none where it can't be written: nothing is unpacked there then either."""
+    try:
+        lock = FileLock(folder / ".lock")
+        lock.acquire()
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _remove_damaged(folder: Path, resources: list[tuple[str, str]]) -> None:
+    """Remove what torchvision would trust although it is damaged: torchvision then fetches or unpacks it anew.
+
+    It checks the .gz files, but not what was unpacked from them before; their own CRC tells.
+    """
+    for name, md5 in resources:
+        packed, unpacked = folder / name, (folder / name).with_suffix("")
+        if not packed.exists():
+            continue
+        content = packed.read_bytes()
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+            print(f"{packed} is damaged (its md5 is not {md5}): fetching it again", flush=True)
+            unpacked.unlink(missing_ok=True)
+        elif unpacked.exists() and zlib.crc32(unpacked.read_bytes()) != int.from_bytes(content[-8:-4], "little"):
+            unpacked.unlink()
+
+
+def stream_seed(*parts: object) -> int:
+    """A 63-bit seed of its own for every stream of random numbers, from what names the stream.
+
+    A run's shuffles and noise are seeded by (seed, epoch, process), so a resumed epoch draws what the
+    undisturbed one would have drawn, and no generator's state needs to be kept.
+    """
+    return random.Random(repr(parts)).getrandbits(63)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 grey levels 0..255 as float32 in [0, 1]."""
+    return images.float().div_(255)
+
+
+def shuffled_batches(count: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Tensor]:
+    """Index tensors that visit 0..count-1 once, in an order that depends on `seed` alone."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)
+    return iter(order.split(batch_size))
+
+
+def random_flip(images: Tensor) -> Tensor:
+    """Mirror each of `images` (B, C, H, W) left to right with probability one half."""
+    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(mirrored, images.flip(3), images)
+
+
+def select(images: Tensor, chosen: Tensor) -> Tensor:
+    """The `images` (N, ...) where `chosen` (N,) is true; without a copy where they lie side by side."""
+    index = chosen.nonzero().flatten()
+    if len(index) and index[-1] - index[0] + 1 == len(index):
+        return images[index[0] : index[-1] + 1]
+    return images[index]

@@ -1,0 +1,95 @@
+"""Files that are whole or absent, and checkpoints from strangers."""
+
+import pickle
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common import checkpoint
+from common.errors import UserError
+
+STATE = {"script": "a", "arguments": {"beta": 1.0}, "epoch": 3, "model": {"w": torch.arange(4.0)}}
+
+
+def test_round_trip(tmp_path):
+    checkpoint.save(tmp_path / "c.pt", STATE)
+    state = checkpoint.load(tmp_path / "c.pt")
+    assert state["epoch"] == 3 and torch.equal(state["model"]["w"], torch.arange(4.0))
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    checkpoint.write_atomically(path, b"old")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(UserError, match=r"No space left on device.*needs 2\.0 MB"):
+        checkpoint.write_atomically(path, b"x" * 2_000_000)
+    assert path.read_bytes() == b"old"
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+class Payload:
+    def __reduce__(self):
+        return (open, ("payload-ran", "w"))
+
+
+@pytest.mark.parametrize("writer", [pickle.dump, lambda value, file: torch.save(value, file)])
+def test_a_pickle_with_a_payload_is_refused(tmp_path, monkeypatch, writer):
+    monkeypatch.chdir(tmp_path)
+    with open("evil.pt", "wb") as file:
+        writer({"format": 1, "model": Payload()}, file)
+    with pytest.raises(UserError, match=r"evil\.pt is damaged or no checkpoint"):
+        checkpoint.load(tmp_path / "evil.pt")
+    assert not (tmp_path / "payload-ran").exists()
+
+
+def test_a_newer_format_or_a_foreign_file_is_refused(tmp_path):
+    torch.save({"format": 99, **STATE}, tmp_path / "new.pt")
+    with pytest.raises(UserError, match="has format 99"):
+        checkpoint.load(tmp_path / "new.pt")
+    torch.save({"weights": torch.ones(3)}, tmp_path / "foreign.pt")
+    with pytest.raises(UserError, match="no checkpoint of this project"):
+        checkpoint.load(tmp_path / "foreign.pt")
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        checkpoint.load(tmp_path / "absent.pt")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=400), keep=st.integers(0, 2000), flip=st.integers(0, 1500))
+def test_arbitrary_and_damaged_bytes_are_refused_cleanly(tmp_path, content, keep, flip):
+    path = tmp_path / "c.pt"
+    path.write_bytes(content)
+    with pytest.raises(UserError):
+        checkpoint.load(path)
+    checkpoint.save(path, STATE)
+    damaged = bytearray(path.read_bytes()[:keep])
+    if flip < len(damaged):
+        damaged[flip] ^= 0xFF
+    path.write_bytes(damaged)
+    try:
+        checkpoint.load(path)
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+def test_another_script_or_argument_is_named(tmp_path):
+    checkpoint.check_same_run(STATE, "a", {"beta": 1.0}, tmp_path)
+    with pytest.raises(UserError, match=r"--beta 1\.0, not 2\.0"):
+        checkpoint.check_same_run(STATE, "a", {"beta": 2.0}, tmp_path)
+    with pytest.raises(UserError, match=r"written by a\.py, not b\.py"):
+        checkpoint.check_same_run(STATE, "b", {"beta": 1.0}, tmp_path)
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with checkpoint.run_folder(tmp_path):
+        (tmp_path / ".checkpoint.pt.1.tmp").touch()
+        with pytest.raises(UserError, match="another run is using"), checkpoint.run_folder(tmp_path):
+            pass
+    with checkpoint.run_folder(tmp_path):
+        assert not list(tmp_path.glob("*.tmp"))

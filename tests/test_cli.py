@@ -1,0 +1,123 @@
+"""What a wrong call gets: one clear line on the console and exit code 2, never a traceback."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, run_script
+
+import vanilla_ae
+import vanilla_vae_mnist
+from common import cli
+from common.errors import UserError
+
+
+def ends_in_one_line(capsys, main):
+    with pytest.raises(SystemExit) as ending:
+        cli.run(main)
+    output = capsys.readouterr()
+    assert "Traceback" not in output.err
+    assert len(output.err.strip().splitlines()) == 1
+    return ending.value.code, output.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], "argument --epochs: '0' is not a whole number of at least 1"),
+        (["--batch-size", "-3"], "--batch-size"),
+        (["--latent-dim", "0"], "--latent-dim"),
+        (["--latent-dim", "two"], "--latent-dim: 'two' is not"),
+        (["--lr", "nan"], "--lr: 'nan' is not a finite number above 0"),
+        (["--lr", "inf"], "--lr"),
+        (["--lr", "0"], "--lr"),
+        (["--seed", "-1"], "--seed"),
+        (["--limit", "0"], "--limit"),
+        (["--device", "tpu"], "--device"),
+        (["--dataset", "CIFAR10"], "--dataset"),
+        (["--epoch-count", "3"], "--epoch-count"),
+        (["5"], "unrecognized arguments: 5"),
+    ],
+)
+def test_wrong_flags(capsys, arguments, message):
+    code, line = ends_in_one_line(capsys, lambda: vanilla_ae.main(arguments))
+    assert code == 2 and message in line and line.startswith("vanilla_ae.py: ")
+
+
+def test_beta_is_checked(capsys):
+    for beta in ("-1", "nan"):
+        code, line = ends_in_one_line(capsys, lambda beta=beta: vanilla_vae_mnist.main(["--beta", beta]))
+        assert code == 2 and "--beta" in line
+
+
+def test_absent_accelerator(capsys, monkeypatch):
+    monkeypatch.setattr(cli.torch.accelerator, "current_accelerator", lambda check_available: None)
+    code, line = ends_in_one_line(capsys, lambda: vanilla_ae.main(["--device", "cuda"]))
+    assert code == 2 and "--device cuda" in line and "use --device auto or cpu" in line
+
+
+@pytest.mark.parametrize("flag", ["--images-dir", "--run-dir", "--data-dir"])
+def test_a_folder_that_is_a_file(capsys, tmp_path, flag):
+    (tmp_path / "file").write_text("")
+    folders = {"--images-dir": tmp_path / "i", "--run-dir": tmp_path / "r", flag: tmp_path / "file" / "folder"}
+    arguments = [str(part) for pair in folders.items() for part in pair]
+    code, line = ends_in_one_line(capsys, lambda: vanilla_ae.main(arguments))
+    assert code == 2 and str(tmp_path / "file") in line
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (UserError("no such zip"), 2, "error: no such zip"),
+        (OSError(28, "No space left on device", "x.png"), 2, "x.png: No space left on device"),
+        (MemoryError(), 2, "out of memory"),
+        (KeyboardInterrupt("in epoch 3"), 130, "stopped: in epoch 3"),
+        (cli.Stopped(), 143, "stopped"),
+    ],
+)
+def test_endings(capsys, error, code, text):
+    def main():
+        raise error
+
+    ending, line = ends_in_one_line(capsys, main)
+    assert ending == code and text in line
+
+
+def test_a_defect_of_ours_is_not_hidden():
+    def main():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cli.run(main)
+
+
+def test_importing_the_scripts_trains_nothing_and_needs_no_torchvision():
+    code = "import sys, vanilla_ae, vanilla_vae_mnist; print('torchvision' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
+
+
+def test_help_names_every_default():
+    done = run_script("vanilla_ae", "--help", cwd=ROOT)
+    assert done.returncode == 0
+    for flag in ("--epochs", "--batch-size", "--lr", "--latent-dim", "--seed", "--device", "--precision", "--data-dir",
+                 "--images-dir", "--run-dir", "--limit", "--resume", "--dataset"):  # fmt: skip
+        assert flag in done.stdout
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_keep_the_last_finished_epoch(tmp_path, number, code):
+    command = [sys.executable, "-u", ROOT / "vanilla_ae.py", "--data-dir", ROOT / "data", "--limit", "2000"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*command, "--epochs", "500"], cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 2/"):
+                break
+        os.kill(process.pid, number)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert errors.startswith("stopped: in epoch ") and "--resume goes on from it" in errors
+    assert len(errors.splitlines()) == 1
+    assert (tmp_path / "runs/vanilla_ae/checkpoint.pt").exists()

@@ -1,0 +1,97 @@
+"""Reading the digits, and drawing batches from them."""
+
+import gzip
+import hashlib
+import shutil
+
+import pytest
+import torch
+from conftest import ROOT, write_idx
+from torchvision import datasets
+
+from common import data
+from common.errors import UserError
+
+
+def test_real_mnist_is_there_whole_and_in_order(digits):
+    train, test = digits
+    assert train.images.shape == (60_000, 1, 28, 28) and test.images.shape == (10_000, 1, 28, 28)
+    assert train.images.dtype == torch.uint8
+    assert train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert test.labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert train.images.float().mean().item() / 255 == pytest.approx(0.1307, abs=1e-4)
+    assert train.classes == tuple("0123456789")
+
+
+@pytest.fixture
+def small_mnist(tmp_path, monkeypatch):
+    """A folder with four small, valid files of MNIST's names, whose md5 sums torchvision expects."""
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    resources = []
+    for name, _ in datasets.MNIST.resources:
+        count = 30 if name.startswith("train") else 10
+        shape = (count, 28, 28) if "images" in name else (count,)
+        write_idx(
+            folder / name, torch.arange(count).repeat_interleave(784 if len(shape) == 3 else 1).view(shape).byte()
+        )
+        resources.append((name, hashlib.md5((folder / name).read_bytes()).hexdigest()))
+    monkeypatch.setattr(datasets.MNIST, "resources", resources)
+    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])  # nobody answers there
+    return tmp_path
+
+
+def test_a_damaged_download_is_named_and_refused_where_it_cannot_be_fetched(small_mnist, capsys):
+    packed = small_mnist / "MNIST/raw/train-images-idx3-ubyte.gz"
+    data.load_digits("MNIST", small_mnist)  # unpacks
+    content = bytearray(packed.read_bytes())
+    content[20] ^= 1
+    packed.write_bytes(content)
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz"):
+        data.load_digits("MNIST", small_mnist)
+    assert f"{packed} is damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:1000], lambda content: content[:-1] + b"\xff"])
+def test_a_damaged_unpacked_file_is_unpacked_again(small_mnist, damage):
+    before, _ = data.load_digits("MNIST", small_mnist)
+    unpacked = small_mnist / "MNIST/raw/train-images-idx3-ubyte"
+    unpacked.write_bytes(damage(unpacked.read_bytes()))
+    after, _ = data.load_digits("MNIST", small_mnist)
+    assert torch.equal(before.images, after.images)
+
+
+def test_absent_files_that_cannot_be_fetched_are_one_line(small_mnist):
+    shutil.rmtree(small_mnist / "MNIST")
+    with pytest.raises(UserError, match="cannot read MNIST") as error:
+        data.load_digits("MNIST", small_mnist)
+    assert "\n" not in str(error.value)
+
+
+def test_the_committed_files_are_the_official_ones():
+    for name, md5 in datasets.MNIST.resources:
+        content = (ROOT / "data/MNIST/raw" / name).read_bytes()
+        assert hashlib.md5(content).hexdigest() == md5
+        gzip.decompress(content)
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(10, 3), (12, 4), (1, 5), (5, 5)])
+def test_batches_visit_every_image_once_in_an_order_of_the_seed(count, batch_size):
+    def order(seed):
+        batches = list(data.shuffled_batches(count, batch_size, seed, torch.device("cpu")))
+        assert all(len(batch) == batch_size for batch in batches[:-1])
+        return torch.cat(batches).tolist()
+
+    assert sorted(order(1)) == list(range(count))
+    assert order(1) == order(1)
+    if count > 5:
+        assert order(1) != order(2)
+
+
+def test_streams_of_random_numbers_differ():
+    seeds = {data.stream_seed(seed, name, epoch) for seed in range(5) for name in "ab" for epoch in range(5)}
+    assert len(seeds) == 50
+
+
+def test_grey_levels_are_brought_to_0_and_1():
+    assert data.to_float(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0, 0.2, 1])

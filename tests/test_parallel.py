@@ -1,0 +1,110 @@
+"""Two and three real processes on the CPU, as torchrun starts them, against one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+
+from common import checkpoint
+
+GRADIENT = """
+import sys
+from argparse import Namespace
+from pathlib import Path
+import torch
+from common import parallel, training
+import vanilla_ae, vanilla_vae_celeba
+
+# One step of plain gradient descent: the weights' change is the gradient of the global batch.
+training.make_optimizers = lambda model, hidden, lr: [torch.optim.SGD(model.parameters(), lr=lr)]
+training.learning_rate = lambda progress: 1.0
+script, count, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+args = Namespace(epochs=1, batch_size=count, lr=1e-3, seed=0, resume=False, device="cpu", precision="fp32",
+                 run_dir=folder, images_dir=folder)
+generator = torch.Generator().manual_seed(5)
+with training.start("test", args) as run:
+    torch.manual_seed(0)
+    if script == "ae":
+        model, loss, shape = vanilla_ae.Autoencoder(2), vanilla_ae.loss, (1, 28, 28)
+    else:
+        model, shape = vanilla_vae_celeba.VariationalAutoencoder(8, 32), (3, 32, 32)
+        loss = lambda model, images: vanilla_vae_celeba.loss(model, images, plain=True)
+    images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
+    history = training.fit(model, loss, images, run)
+    print("loss", history[0]["loss"])
+"""
+
+
+def torchrun(processes, *command, **options):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *command]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        list(map(str, launch)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
+    )
+
+
+@pytest.mark.parametrize(("script", "processes", "count"), [("ae", 2, 101), ("faces", 3, 31), ("ae", 3, 2)])
+def test_the_gradient_is_that_of_the_global_batch(tmp_path, script, processes, count):
+    """Also where a process has no image at all, and with a variance that belongs to the whole batch."""
+    program = tmp_path / "gradient.py"
+    program.write_text(GRADIENT)
+    together = torchrun(processes, program, script, count, tmp_path / "together")
+    alone = subprocess.Popen(
+        [sys.executable, program, script, str(count), str(tmp_path / "alone")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    output, errors = together.communicate(timeout=120)
+    alone.communicate(timeout=120)
+    assert together.returncode == 0, errors
+    assert output.count("loss") == 2  # the line of the epoch, and ours: the first process alone prints
+    states = [checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("together", "alone")]
+    assert states[0]["history"][0]["loss"] == pytest.approx(states[1]["history"][0]["loss"], rel=1e-5)
+    for name, value in states[0]["model"].items():
+        torch.testing.assert_close(value, states[1]["model"][name], rtol=1e-5, atol=1e-5)
+
+
+def ae(folder, *arguments):
+    return [
+        ROOT / "vanilla_ae.py", "--limit", "400", "--batch-size", "48", "--data-dir", ROOT / "data",
+        "--run-dir", folder / "run", "--images-dir", folder / "images", "--precision", "fp32", *arguments,
+    ]  # fmt: skip
+
+
+def test_a_script_runs_resumes_alone_and_draws_once(tmp_path):
+    job = torchrun(2, *ae(tmp_path, "--epochs", "2"))
+    output, errors = job.communicate(timeout=120)
+    assert job.returncode == 0, errors
+    assert output.count("epoch 1/2") == 1 and output.count("wrote") == 6
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["train_images"] == 400 and results["epochs"] == 2
+    alone = subprocess.run(
+        [sys.executable, *map(str, ae(tmp_path, "--epochs", "3", "--resume"))],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert alone.returncode == 0, alone.stderr
+    assert "epoch 3/3" in alone.stdout and "epoch 2/3" not in alone.stdout
+
+
+def test_a_process_that_dies_ends_the_job(tmp_path):
+    job = torchrun(2, *ae(tmp_path, "--epochs", "100000"))
+    for line in job.stdout:
+        if line.startswith("epoch 1/"):
+            break
+    children = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    began = time.monotonic()
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode != 0 and time.monotonic() - began < 50
+    assert "SIGKILL" in errors or "-9" in errors
+    assert checkpoint.load(tmp_path / "run/checkpoint.pt")["epoch"] >= 1
+    assert not [path for path in (tmp_path / "run").iterdir() if path.suffix == ".tmp"]

@@ -1,0 +1,156 @@
+"""The autoencoder's script: its loss, its training, its figures."""
+
+import json
+
+import pytest
+import torch
+from conftest import ROOT
+
+import vanilla_ae
+from common import checkpoint, figures
+from common import digits as digit_figures
+from common.data import to_float
+
+QUICK = ["--limit", "3000", "--epochs", "3", "--data-dir", str(ROOT / "data"), "--batch-size", "64"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A short run of the whole script; its folder, and what it drew its interpolations and map from."""
+    folder = tmp_path_factory.mktemp("ae")
+    drawn = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("interpolations", "latent_map", "pictures", "manifold"):
+            original = getattr(figures, name)
+
+            def record(*arguments, name=name, original=original, **named):
+                drawn[name] = arguments
+                return original(*arguments, **named)
+
+            patch.setattr(digit_figures.figures, name, record)
+        vanilla_ae.main([*QUICK, "--run-dir", str(folder / "run"), "--images-dir", str(folder / "images")])
+    return folder, drawn
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    state = checkpoint.load(trained[0] / "run/checkpoint.pt")
+    model = vanilla_ae.Autoencoder(state["arguments"]["latent_dim"])
+    model.load_state_dict(state["model"])
+    return model.eval()
+
+
+def test_loss_by_hand():
+    model = vanilla_ae.Autoencoder(3).double()
+    model.encode = lambda images: images
+    model.decode = lambda latent: torch.full_like(latent, 2.0)
+    images = torch.rand(5, 1, 28, 28, dtype=torch.double)
+    terms = vanilla_ae.loss(model, images)
+    grey = 1 / (1 + torch.tensor(-2.0, dtype=torch.double).exp())
+    expected = torch.stack([sum((grey - pixel) ** 2 for pixel in image.flatten()) for image in images])
+    torch.testing.assert_close(terms["loss"], expected)
+    torch.testing.assert_close(terms["mse"], expected / 784)
+
+
+def test_the_loss_of_a_batch_is_the_size_weighted_loss_of_its_parts():
+    model, images = vanilla_ae.Autoencoder(2), torch.rand(7, 1, 28, 28)
+    whole = vanilla_ae.loss(model, images)["loss"].mean()
+    parts = [vanilla_ae.loss(model, part)["loss"].mean() * len(part) / 7 for part in images.split([2, 5])]
+    torch.testing.assert_close(whole, sum(parts))
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2, 40])
+def test_shapes(latent_dim):
+    model = vanilla_ae.Autoencoder(latent_dim)
+    latent = model.encode(torch.rand(3, 1, 28, 28))
+    assert latent.shape == (3, latent_dim) and model.decode(latent).shape == (3, 1, 28, 28)
+
+
+def test_training_lowers_the_error(trained, digits):
+    lines = [json.loads(line) for line in (trained[0] / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    results = json.loads((trained[0] / "run/results.json").read_text())
+    # The best constant picture, the training images' mean, has a test error of 0.067.
+    assert results["test"]["mse"] < 0.06 < lines[0]["mse"]
+    assert results["test"]["knn"] > 0.25
+
+
+def test_results(trained, model, digits):
+    results = json.loads((trained[0] / "run/results.json").read_text())
+    assert set(results) == {
+        "script", "dataset", "train_images", "epochs", "seed", "device", "precision", "torch",
+        "seconds", "images_per_second", "test",
+    }  # fmt: skip
+    assert (results["script"], results["dataset"], results["train_images"]) == ("vanilla_ae", "MNIST", 3000)
+    with torch.no_grad():
+        images = to_float(digits[1].images)
+        error = (model.decode(model.encode(images)).sigmoid() - images).square().mean().item()
+    assert results["test"]["mse"] == pytest.approx(error, rel=1e-4)
+
+
+def test_the_figures_are_there(trained):
+    names = {path.name for path in (trained[0] / "images").iterdir()}
+    own = {f"vanilla_ae_{name}" for name in ("reconstructions.png", "manifold.png", "curves.png", "explorer.html")}
+    assert names == {"1.png", "2.png"} | own
+    for path in (trained[0] / "images").glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
+
+
+def test_the_map_shows_every_test_digit_at_its_code(trained, model, digits):
+    points, labels = trained[1]["latent_map"][:2]
+    with torch.no_grad():
+        latent = model.encode(to_float(digits[1].images))
+    torch.testing.assert_close(torch.from_numpy(points), latent, atol=1e-4, rtol=1e-4)
+    assert (labels == digits[1].labels.numpy()).all()
+
+
+def test_interpolations_walk_the_straight_line_between_the_two_codes(trained, model, digits):
+    rows, _, labels, _, lines = trained[1]["interpolations"][:5]
+    images = to_float(digits[1].images)[:, 0]
+    assert rows.shape == (5, 16, 28, 28)
+    for row, (start, end) in zip(torch.from_numpy(rows), lines, strict=True):
+        first, last = ((images == original).all(dim=(1, 2)).nonzero()[0, 0] for original in (row[0], row[-1]))
+        assert labels[first] != labels[last]
+        with torch.no_grad():
+            codes = model.encode(images[[first, last], None])
+            torch.testing.assert_close(codes, torch.tensor([start, end]), atol=1e-4, rtol=1e-4)
+            steps = torch.linspace(0, 1, 14)[:, None]
+            expected = model.decode(codes[0] + steps * (codes[1] - codes[0])).sigmoid()[:, 0]
+        torch.testing.assert_close(row[1:-1], expected, atol=1e-4, rtol=1e-3)
+
+
+def test_the_manifold_is_decoded_at_the_place_where_it_is_drawn(trained, model):
+    grid, (left, right, bottom, top) = trained[1]["manifold"][:2]
+    count = grid.shape[0]
+    width, height = (right - left) / count, (top - bottom) / count
+    for row, column in ((0, 0), (0, count - 1), (5, 11)):
+        place = torch.tensor([[left + (column + 0.5) * width, top - (row + 0.5) * height]])
+        with torch.no_grad():
+            expected = model.decode(place).sigmoid()[0, 0]
+        torch.testing.assert_close(torch.from_numpy(grid[row, column]), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_resuming_a_finished_run_draws_its_figures_again(trained, capsys):
+    folder = trained[0]
+    before = (folder / "images/1.png").read_bytes()
+    results = (folder / "run/results.json").read_text()
+    (folder / "images/1.png").unlink()
+    vanilla_ae.main([*QUICK, "--run-dir", str(folder / "run"), "--images-dir", str(folder / "images"), "--resume"])
+    assert (folder / "images/1.png").read_bytes() == before
+    assert (folder / "run/results.json").read_text() == results
+    assert "epoch 1/" not in capsys.readouterr().out
+
+
+def test_more_dimensions_are_shown_along_principal_components(tmp_path, capsys):
+    arguments = ["--limit", "600", "--epochs", "1", "--latent-dim", "5", "--data-dir", str(ROOT / "data")]
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        original = figures.latent_map
+        patch.setattr(
+            digit_figures.figures, "latent_map", lambda *a: seen.update(axes=a[4], points=a[0]) or original(*a)
+        )
+        vanilla_ae.main([*arguments, "--run-dir", str(tmp_path / "run"), "--images-dir", str(tmp_path / "images")])
+    assert seen["axes"][0].startswith("principal component 1 of 5 latent dimensions")
+    assert seen["points"].shape == (10_000, 2)
+    assert "no explorer page" in capsys.readouterr().out
+    assert not list((tmp_path / "images").glob("*.html"))

@@ -1,0 +1,166 @@
+"""The variational autoencoder's script: its ELBO, its training, its figures."""
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import ROOT
+
+import vanilla_vae_mnist as script
+from common import checkpoint, figures, training
+from common import digits as digit_figures
+from common.data import to_float
+from common.latent import log_likelihood
+
+QUICK = ["--limit", "3000", "--epochs", "3", "--batch-size", "64", "--data-dir", str(ROOT / "data")]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A short run of the whole script; its folder, and what it drew its figures from."""
+    folder = tmp_path_factory.mktemp("vae")
+    drawn = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("interpolations", "latent_map", "manifold"):
+            original = getattr(figures, name)
+
+            def record(*arguments, name=name, original=original, **named):
+                drawn[name] = arguments
+                return original(*arguments, **named)
+
+            patch.setattr(digit_figures.figures, name, record)
+        script.main([*QUICK, "--run-dir", str(folder / "run"), "--images-dir", str(folder / "images")])
+    return folder, drawn
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    state = checkpoint.load(trained[0] / "run/checkpoint.pt")
+    model = script.VariationalAutoencoder(state["arguments"]["latent_dim"])
+    model.load_state_dict(state["model"])
+    return model.eval()
+
+
+class Fixed(script.VariationalAutoencoder):
+    """Posterior and logits as given, whatever the image."""
+
+    def __init__(self, mean, log_variance, logits):
+        super().__init__(len(mean))
+        self.posterior, self.logits = (mean, log_variance), logits
+
+    def encode(self, images):
+        return tuple(part.expand(len(images), -1) for part in self.posterior)
+
+    def decode(self, latent):
+        return self.logits.expand(len(latent), 1, 28, 28)
+
+
+def test_elbo_by_hand_in_double_precision():
+    mean, log_variance = torch.tensor([0.5, -1.0]).double(), torch.tensor([-1.0, 0.3]).double()
+    logits = torch.randn(1, 1, 28, 28).double() * 5
+    images = torch.rand(3, 1, 28, 28).double()
+    recon = [
+        -sum(
+            x * math.log(1 / (1 + math.exp(-z))) + (1 - x) * math.log(1 - 1 / (1 + math.exp(-z)))
+            for x, z in zip(image.flatten().tolist(), logits.flatten().tolist(), strict=True)
+        )
+        for image in images
+    ]
+    kl = sum(0.5 * (m * m + math.exp(v) - 1 - v) for m, v in zip(mean.tolist(), log_variance.tolist(), strict=True))
+    terms = script.loss(Fixed(mean, log_variance, logits), images, beta=3.0)
+    torch.testing.assert_close(terms["recon"], torch.tensor(recon).double())
+    assert terms["kl"].tolist() == pytest.approx([kl] * 3)
+    torch.testing.assert_close(terms["neg_elbo"], torch.tensor(recon).double() + kl)
+    torch.testing.assert_close(terms["loss"], torch.tensor(recon).double() + 3 * kl)
+
+
+@pytest.mark.parametrize("logit", [-150.0, 150.0])
+def test_saturated_logits_keep_finite_and_useful_gradients(logit):
+    logits = torch.full((1, 1, 28, 28), logit, requires_grad=True)
+    images = torch.full((2, 1, 28, 28), 0.5)
+    model = Fixed(torch.zeros(2), torch.zeros(2), logits)
+    loss = script.loss(model, images)["loss"].mean()
+    loss.backward()
+    assert loss.isfinite()
+    # d/dlogit of the cross-entropy is sigmoid(logit) - image: one half here, not a vanished gradient.
+    torch.testing.assert_close(logits.grad, torch.full_like(logits, math.copysign(0.5, logit)))
+
+
+def test_the_loss_of_a_batch_is_the_size_weighted_loss_of_its_parts(monkeypatch):
+    monkeypatch.setattr(script, "reparameterize", lambda mean, log_variance: mean)
+    model, images = script.VariationalAutoencoder(2), torch.rand(7, 1, 28, 28)
+    whole = script.loss(model, images)["loss"].mean()
+    parts = [script.loss(model, part)["loss"].mean() * len(part) / 7 for part in images.split([2, 5])]
+    torch.testing.assert_close(whole, sum(parts))
+
+
+def test_training_lowers_the_negative_elbo(trained):
+    lines = [json.loads(line) for line in (trained[0] / "run/metrics.jsonl").read_text().splitlines()]
+    results = json.loads((trained[0] / "run/results.json").read_text())["test"]
+    # Independent pixels at their mean grey levels, which a collapsed model reaches, cost 206 nats.
+    assert results["neg_elbo_grey"] < 190 < lines[0]["neg_elbo"]
+    assert results["neg_elbo_grey"] == pytest.approx(results["recon_grey"] + results["kl"])
+
+
+def test_results(trained, model, digits):
+    results = json.loads((trained[0] / "run/results.json").read_text())
+    assert set(results["test"]) == {
+        "neg_elbo_grey", "neg_elbo_binary", "recon_grey", "kl", "active_units", "mse", "knn",
+        "log_likelihood_binary_50_samples",
+    }  # fmt: skip
+    assert 0 <= results["test"]["active_units"] <= 2
+    # On average the bound with many samples is above the ELBO, the bound with one.
+    assert -results["test"]["neg_elbo_binary"] < results["test"]["log_likelihood_binary_50_samples"] < 0
+    with torch.no_grad():
+        images = to_float(digits[1].images)
+        error = (model.decode(model.encode(images)[0]).sigmoid() - images).square().mean().item()
+    assert results["test"]["mse"] == pytest.approx(error, rel=1e-4)
+
+
+def test_the_importance_weighted_bound_is_never_below_the_elbo_on_average(model, digits):
+    images = (digits[1].images[:200] > 127).float()
+    generator = torch.Generator().manual_seed(0)
+    bounds = [
+        log_likelihood(images, model.encode, lambda x, z: script.log_probability(model, x, z), samples, generator)
+        for samples in (1, 30)
+    ]
+    elbo = -training.evaluate(model, script.loss, (images * 255).byte(), torch.device("cpu"))["neg_elbo"]
+    assert bounds[0].mean().item() == pytest.approx(elbo, abs=2)
+    assert bounds[1].mean() > bounds[0].mean()
+
+
+def test_the_figures_are_there_and_show_the_means(trained, model, digits):
+    names = {path.name for path in (trained[0] / "images").iterdir()}
+    own = {"reconstructions.png", "manifold.png", "curves.png", "samples.png", "interpolation.png", "explorer.html"}
+    assert names == {"3.png", *(f"vanilla_vae_mnist_{name}" for name in own)}
+    points, labels = trained[1]["latent_map"][:2]
+    with torch.no_grad():
+        mean, _ = model.encode(to_float(digits[1].images))
+    torch.testing.assert_close(torch.from_numpy(points), mean, atol=1e-4, rtol=1e-4)
+    assert (labels == digits[1].labels.numpy()).all()
+
+
+def test_interpolations_begin_and_end_at_the_decoded_ends(trained, model):
+    rows, _, _, _, lines = trained[1]["interpolations"][:5]
+    for row, ends in zip(torch.from_numpy(rows), lines, strict=True):
+        for picture, place in zip((row[1], row[-2]), ends, strict=True):
+            with torch.no_grad():
+                expected = model.decode(torch.from_numpy(place)[None]).sigmoid()[0, 0]
+            torch.testing.assert_close(picture, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_the_manifold_lies_at_the_quantiles_of_the_prior(trained, model):
+    grid = torch.from_numpy(trained[1]["manifold"][0])
+    normal = torch.distributions.Normal(0.0, 1.0)
+    low, high = normal.icdf(torch.tensor(0.5 / 24)), normal.icdf(torch.tensor(23.5 / 24))
+    for row, column, place in ((0, 0, (low, high)), (0, 23, (high, high)), (23, 0, (low, low))):
+        with torch.no_grad():
+            expected = model.decode(torch.tensor([place])).sigmoid()[0, 0]
+        torch.testing.assert_close(grid[row, column], expected, atol=1e-4, rtol=1e-3)
+
+
+def test_a_collapsed_posterior_is_said(tmp_path, capsys):
+    folders = ["--run-dir", str(tmp_path / "run"), "--images-dir", str(tmp_path / "images")]
+    script.main(["--limit", "600", "--epochs", "2", "--beta", "1000", "--data-dir", str(ROOT / "data"), *folders])
+    assert "the posterior has collapsed" in capsys.readouterr().err

@@ -1,0 +1,125 @@
+"""An autoencoder on MNIST with a two-dimensional latent space.
+
+python vanilla_ae.py                          train, then write images/1.png, images/2.png and their siblings
+python vanilla_ae.py --epochs 2 --limit 5000  a quick try
+python vanilla_ae.py --latent-dim 32          a larger latent space; its map shows principal components
+python vanilla_ae.py --resume                 go on after an interruption, or draw the figures again
+"""
+
+from argparse import Namespace
+
+import torch
+from torch import Tensor, nn
+
+from common import cli, training
+from common.data import DATASETS, load_digits
+from common.digits import draw_digit_figures
+from common.latent import knn_accuracy
+
+SCRIPT = "vanilla_ae"
+
+EPOCHS = 20
+BATCH_SIZE = 1024  # Muon's cost is by the step, and it takes large batches well
+LEARNING_RATE = 3e-3
+LATENT_DIM = 2  # what can be drawn
+WIDTHS = (1024, 512, 256)  # of the encoder's layers; the decoder mirrors them
+FREQUENCIES = 64  # of the decoder's sines and cosines
+
+
+def mlp(*sizes: int) -> nn.Sequential:
+    """Linear layers of these sizes, with LayerNorm and GELU between them."""
+    layers = []
+    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(inputs, outputs), nn.LayerNorm(outputs), nn.GELU()]
+    return nn.Sequential(*layers[:-2])
+
+
+class Waves(nn.Module):
+    """Sines and cosines of learned directions of the latent space, (B, D) -> (B, 2 * FREQUENCIES).
+
+    A plain network bends a two-dimensional input too slowly to draw ten different digits from it; waves give
+    it sharp features from the start (Tancik et al. 2020, "Fourier Features Let Networks Learn High Frequency
+    Functions in Low Dimensional Domains").
+    """
+
+    def __init__(self, latent_dim: int):
+        super().__init__()
+        self.directions = nn.Parameter(torch.randn(FREQUENCIES, latent_dim))
+
+    def forward(self, latent: Tensor) -> Tensor:
+        phase = latent @ self.directions.T
+        return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+
+class Autoencoder(nn.Module):
+    """784 grey levels -> `latent_dim` numbers -> 784 logits (Hinton & Salakhutdinov 2006)."""
+
+    def __init__(self, latent_dim: int):
+        super().__init__()
+        self.encoder = mlp(784, *WIDTHS, latent_dim)
+        self.decoder = nn.Sequential(Waves(latent_dim), mlp(2 * FREQUENCIES, *reversed(WIDTHS), 784))
+
+    def hidden_weights(self) -> list[nn.Parameter]:
+        """The matrices between hidden layers, neither the pixels' nor the latent space's."""
+        linear = [layer for layer in self.modules() if isinstance(layer, nn.Linear)]
+        return [layer.weight for layer in linear if {layer.in_features, layer.out_features} <= set(WIDTHS)]
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 1, 28, 28) grey levels in [0, 1] -> latent (B, D)."""
+        return self.encoder(images.flatten(1)).float()
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """latent (B, D) -> logits (B, 1, 28, 28); their sigmoid is the picture."""
+        return self.decoder(latent).float().view(-1, 1, 28, 28)
+
+
+def loss(model: Autoencoder, images: Tensor) -> dict[str, Tensor]:
+    """The squared error of the reconstruction, summed over pixels to train on, averaged to report; (B,) each."""
+    reconstruction = model.decode(model.encode(images)).sigmoid()
+    squared_error = (reconstruction - images).square().flatten(1)
+    return {"loss": squared_error.sum(dim=1), "mse": squared_error.mean(dim=1)}
+
+
+def parse_args(argv: list[str] | None = None) -> Namespace:
+    flags = cli.parser(SCRIPT, __doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RATE, latent_dim=LATENT_DIM)
+    flags.add_argument("--dataset", choices=DATASETS, default="MNIST", help="torchvision's name of the data set")
+    return flags.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    with training.start(SCRIPT, args) as run:
+        train, test = load_digits(args.dataset, args.data_dir)
+        images = train.images[: args.limit].to(run.device)
+        model = Autoencoder(args.latent_dim).to(run.device)
+        history = training.fit(model, loss, images, run, model.hidden_weights())
+
+        train_latent = training.compute(model.encode, images, run.device)
+        latent = training.compute(model.encode, test.images, run.device)
+        scores = {
+            "mse": training.evaluate(model, loss, test.images, run.device)["mse"],
+            "knn": knn_accuracy(train_latent, train.labels[: args.limit], latent, test.labels),
+        }
+        training.write_results(run, args.dataset, len(images), history, scores)
+        draw_digit_figures(
+            test,
+            latent,
+            decode=lambda latent: training.compute(lambda batch: model.decode(batch).sigmoid(), latent, run.device),
+            history=history,
+            curves={"mse": "mean squared error (grey levels)"},
+            model=f"Autoencoder on {args.dataset}",
+            scores=f"test MSE {scores['mse']:.4f}, accuracy of 5 nearest neighbours {scores['knn']:.1%}",
+            paths={
+                "explorer": args.images_dir / f"{SCRIPT}_explorer.html",
+                "map": args.images_dir / "1.png",
+                "interpolation": args.images_dir / "2.png",
+                **{
+                    name: args.images_dir / f"{SCRIPT}_{name}.png" for name in ("reconstructions", "manifold", "curves")
+                },
+            },
+            prior=False,
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,178 @@
+"""A convolutional variational autoencoder on faces: CelebA, one's own pictures, or drawn ones.
+
+python vanilla_vae_celeba.py --epochs 20                 train, then write images/4.png and its siblings
+python vanilla_vae_celeba.py --faces img_align_celeba.zip    CelebA from where it is, in any of its layouts
+python vanilla_vae_celeba.py --faces drawn --epochs 3    a quick try without any download
+python vanilla_vae_celeba.py --beta 1                    the ELBO itself: sharper, but worse samples
+python vanilla_vae_celeba.py --ae                        the same network as a plain autoencoder
+python vanilla_vae_celeba.py --resume                    go on after an interruption, or draw the figures again
+"""
+
+import functools
+import math
+from argparse import Namespace
+
+import torch
+from torch import Tensor, nn
+
+from common import cli, training
+from common.celeba import TEST, TRAIN, VALID, load_faces
+from common.data import random_flip, select
+from common.face_figures import draw_face_figures
+from common.latent import active_units, kl_divergence, reparameterize
+from common.parallel import batch_mean
+
+SCRIPT = "vanilla_vae_celeba"
+
+EPOCHS = 20
+BATCH_SIZE = 64
+LEARNING_RATE = 1e-3
+LATENT_DIM = 128
+BETA = 8.0  # found by the sweep in the README: reconstructions stay sharp, and prior samples are faces
+SIZES = (32, 64, 128)
+WIDTHS = (64, 128, 256)  # channels after each halving of the picture; the last one repeats
+
+
+class Norm(nn.GroupNorm):
+    """GroupNorm: like BatchNorm it speeds training up, but an image's code doesn't depend on its batch."""
+
+    def __init__(self, channels: int):
+        super().__init__(8, channels)
+
+
+def widths(size: int) -> list[int]:
+    """Channels at size/4, size/8, ..., 4 pixels."""
+    halvings = int(math.log2(size // 8))
+    return [WIDTHS[min(index, len(WIDTHS) - 1)] for index in range(halvings)]
+
+
+class VariationalAutoencoder(nn.Module):
+    """(3, size, size) pictures -> a Gaussian over `latent_dim` numbers -> the means of the pixels.
+
+    Full-resolution maps are the costly ones, so there are none: the encoder begins by folding 2x2 pixels into
+    channels, and every layer of the decoder makes 2x2 pixels out of channels (Shi et al. 2016, "Real-Time
+    Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network").
+    """
+
+    def __init__(self, latent_dim: int, size: int):
+        super().__init__()
+        channels = widths(size)
+        top = channels[-1]
+
+        layers = [nn.PixelUnshuffle(2)]  # (12, size/2, size/2)
+        for inputs, outputs in zip([12, *channels], channels, strict=False):
+            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), Norm(outputs), nn.ReLU()]
+        self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(top * 16, 2 * latent_dim))
+
+        layers = [nn.Linear(latent_dim, top * 16), nn.Unflatten(1, (top, 4, 4)), Norm(top), nn.ReLU()]
+        for inputs, outputs in zip(channels[::-1], [*channels[-2::-1], 32], strict=True):
+            layers += [nn.Conv2d(inputs, 4 * outputs, 3, padding=1), nn.PixelShuffle(2), Norm(outputs), nn.ReLU()]
+        self.decoder = nn.Sequential(*layers, nn.Conv2d(32, 12, 3, padding=1), nn.PixelShuffle(2))
+        # The mean squared error over the training set: the decoder's variance where it is not being trained.
+        self.register_buffer("variance", torch.ones(()))
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, S, S) in [0, 1] -> mean and log-variance of q(z|x), (B, D) each."""
+        mean, log_variance = self.encoder(images).float().chunk(2, dim=1)
+        return mean, log_variance
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """latent (B, D) -> the means of the pixels (B, 3, S, S), meant for [0, 1] but not held there."""
+        return self.decoder(latent).float()
+
+
+def loss(model: VariationalAutoencoder, images: Tensor, beta: float = 1.0, plain: bool = False) -> dict[str, Tensor]:
+    """The negative ELBO and its terms in nats an image, and the mean squared error of the pixels; (B,) each.
+
+    p(x|z) is a Gaussian with one variance for all pixels. While training, it is the batch's mean squared error,
+    where the likelihood is greatest (Rybkin et al. 2021, "Simple and Effective VAE Training with Calibrated
+    Decoders"): the weight of the KL, `beta`, then means the same at every picture size. `plain` makes it an
+    autoencoder: the code is the mean, and nothing pulls it to the prior.
+    """
+    mean, log_variance = model.encode(images)
+    reconstruction = model.decode(mean if plain else reparameterize(mean, log_variance))
+    squared_error = (reconstruction - images).square().flatten(1).sum(dim=1)
+    pixels = images[0].numel()
+    variance = batch_mean(squared_error.detach()) / pixels if model.training else model.variance
+    recon = 0.5 * (pixels * torch.log(2 * math.pi * variance) + squared_error / variance)
+    kl = torch.zeros_like(recon) if plain else kl_divergence(mean, log_variance).sum(dim=1)
+    return {
+        "loss": recon + beta * kl,
+        "neg_elbo": recon + kl,
+        "recon": recon,
+        "kl": kl,
+        "mse": squared_error / pixels,
+    }
+
+
+def parse_args(argv: list[str] | None = None) -> Namespace:
+    flags = cli.parser(SCRIPT, __doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RATE, latent_dim=LATENT_DIM)
+    flags.add_argument("--beta", type=cli.non_negative_float, default=BETA, help="weight of the KL; 1 is the ELBO")
+    flags.add_argument("--ae", action="store_true", help="a plain autoencoder: no sampling, no KL")
+    flags.add_argument("--size", type=int, choices=SIZES, default=64, help="width and height of the pictures")
+    flags.add_argument("--faces", metavar="PATH", help="a zip or folder of pictures, or the word drawn (default: "
+                       "DATA_DIR/celeba, else torchvision's download, else drawn faces)")  # fmt: skip
+    return flags.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    with training.start(SCRIPT, args) as run:
+        faces = load_faces(args.faces, args.data_dir, args.size)
+        args.faces = faces.source  # what a resumed run must have been trained on
+        train, valid, test = (select(faces.images, faces.split == part) for part in (TRAIN, VALID, TEST))
+        train = training.on_device(train[: args.limit], run.device)
+        model = VariationalAutoencoder(args.latent_dim, args.size)
+        model = model.to(run.device, memory_format=torch.channels_last)
+        objective = functools.partial(loss, beta=args.beta, plain=args.ae)
+
+        def validate(metrics: dict[str, float]) -> dict[str, float]:
+            """Calibrate the decoder on the epoch's training images, then measure the valid ones."""
+            model.variance.fill_(metrics["mse"])
+            scores = training.evaluate(model, functools.partial(loss, plain=args.ae), valid, run.device)
+            return {f"valid_{name}": scores[name] for name in ("neg_elbo", "recon", "kl", "mse")}
+
+        history = training.fit(model, objective, train, run, augment=random_flip, validate=validate)
+        terms = training.evaluate(model, functools.partial(loss, plain=args.ae), test, run.device)
+
+        def encode(images: Tensor) -> Tensor:
+            return training.compute(lambda batch: model.encode(batch)[0], images, run.device)
+
+        def decode(latent: Tensor) -> Tensor:
+            return training.compute(model.decode, latent, run.device)
+
+        def squared_error(images: Tensor) -> Tensor:
+            return (model.decode(model.encode(images)[0]) - images).square().flatten(1).mean(dim=1)
+
+        train_latent, latent = encode(train), encode(test)
+        scores = {
+            "neg_elbo": terms["neg_elbo"],
+            # A density over [0, 1] becomes the probability of one of 256 levels.
+            "bits_per_dim": terms["neg_elbo"] / (3 * args.size**2 * math.log(2)) + 8,
+            "mse": training.compute(squared_error, test, run.device).mean().item(),
+            "kl": terms["kl"],
+            "active_units": active_units(latent),
+            "sigma": model.variance.sqrt().item(),
+        }
+        training.write_results(run, faces.source, len(train), history, scores)
+        names = ("reconstructions", "samples", "attributes", "curves")
+        kind = "Autoencoder" if args.ae else f"VAE (beta {args.beta:g})"
+        draw_face_figures(
+            test,
+            latent,
+            train_latent,
+            decode,
+            None if faces.attributes is None else faces.attributes[faces.split == TRAIN][: args.limit],
+            faces.attribute_names,
+            history,
+            model=f"{kind} on {faces.source}" + (" (no CelebA here)" if faces.drawn else ""),
+            scores=f"test MSE {scores['mse']:.4f}, KL {scores['kl']:.0f} nats, {scores['bits_per_dim']:.2f} bits/dim",
+            paths={
+                "interpolation": args.images_dir / "4.png",
+                **{name: args.images_dir / f"{SCRIPT}_{name}.png" for name in names},
+            },
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main)
