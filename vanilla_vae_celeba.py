@@ -68,7 +68,8 @@ class VariationalAutoencoder(nn.Module):
         for inputs, outputs in zip(channels[::-1], [*channels[-2::-1], 32], strict=True):
             layers += [nn.Conv2d(inputs, 4 * outputs, 3, padding=1), nn.PixelShuffle(2), Norm(outputs), nn.ReLU()]
         self.decoder = nn.Sequential(*layers, nn.Conv2d(32, 12, 3, padding=1), nn.PixelShuffle(2))
-        # The mean squared error over the training set: the decoder's variance where it is not being trained.
+        # The decoder's variance where it is not being trained: the training set's mean squared error in the
+        # last epoch.
         self.register_buffer("variance", torch.ones(()))
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +93,7 @@ def loss(model: VariationalAutoencoder, images: Tensor, beta: float = 1.0, plain
     mean, log_variance = model.encode(images)
     reconstruction = model.decode(mean if plain else reparameterize(mean, log_variance))
     squared_error = (reconstruction - images).square().flatten(1).sum(dim=1)
-    pixels = images[0].numel()
+    pixels = images.shape[1:].numel()
     variance = batch_mean(squared_error.detach()) / pixels if model.training else model.variance
     recon = 0.5 * (pixels * torch.log(2 * math.pi * variance) + squared_error / variance)
     kl = torch.zeros_like(recon) if plain else kl_divergence(mean, log_variance).sum(dim=1)
@@ -119,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with training.start(SCRIPT, args) as run:
         faces = load_faces(args.faces, args.data_dir, args.size)
-        args.faces = faces.source  # what a resumed run must have been trained on
+        args.faces = f"{faces.source}, {len(faces.images):,} pictures"  # what a resumed run must have seen
         train, valid, test = (select(faces.images, faces.split == part) for part in (TRAIN, VALID, TEST))
         train = training.on_device(train[: args.limit], run.device)
         model = VariationalAutoencoder(args.latent_dim, args.size)

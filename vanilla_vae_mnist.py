@@ -49,8 +49,9 @@ class VariationalAutoencoder(nn.Module):
 
     def hidden_weights(self) -> list[nn.Parameter]:
         """The matrices between hidden layers, neither the pixels' nor the latent space's."""
-        linear = [layer for layer in self.modules() if isinstance(layer, nn.Linear)]
-        return [layer.weight for layer in linear if {layer.in_features, layer.out_features} <= set(WIDTHS)]
+        halves = (self.encoder, self.decoder)
+        linear = [[layer.weight for layer in half.modules() if isinstance(layer, nn.Linear)] for half in halves]
+        return [*linear[0][1:-1], *linear[1][1:-1]]
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 1, 28, 28) grey levels in [0, 1] -> mean and log-variance of q(z|x), (B, D) each."""

@@ -39,6 +39,7 @@ from tqdm import tqdm
 
 from common.drawn_faces import draw_faces
 from common.errors import UserError
+from common.parallel import rank
 
 TRAIN, VALID, TEST = 0, 1, 2  # the numbers of CelebA's list_eval_partition
 LAST_TRAIN, LAST_VALID = 162_770, 182_637  # the last file numbers of those parts in it
@@ -119,7 +120,8 @@ def load_faces(
     try:
         source = _find(celeba)
     except _NothingFound:
-        if problem := _download(celeba, progress):
+        # Of the processes that torchrun starts, the first alone downloads; what it found, the others find too.
+        if problem := "the first process has said why" if rank() else _download(celeba, progress):
             echo(
                 f"CelebA is not in {celeba} and could not be downloaded: {problem}. To train on real faces, "
                 "fetch img_align_celeba.zip, list_attr_celeba.txt and list_eval_partition.txt from "

@@ -85,7 +85,8 @@ def load(path: Path) -> dict:
         raise UserError(f"there is no checkpoint {path}") from error
     except Exception as error:  # a damaged or hostile file raises whatever its bytes happen to lead to
         raise UserError(f"{path} is damaged or no checkpoint of this project: remove it and train again") from error
-    if not isinstance(state, dict) or not {"format", "script", "arguments", "epoch", "model"} <= state.keys():
+    kinds = {"format": int, "script": str, "arguments": dict, "epoch": int, "model": dict, "history": list}
+    if not isinstance(state, dict) or not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
         raise UserError(f"{path} is no checkpoint of this project: choose another --run-dir")
     if state["format"] != FORMAT:
         raise UserError(f"{path} has format {state['format']}, this version reads {FORMAT}: update, or train again")

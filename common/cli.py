@@ -7,13 +7,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from common.errors import UserError
 
 
 class Stopped(KeyboardInterrupt):
     """SIGTERM, handled as Ctrl-C is."""
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Names the defaults, where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,8 +51,7 @@ non_negative_float = number(float, 0)
 
 def parser(script: str, description: str, *, epochs: int, batch_size: int, lr: float, latent_dim: int) -> Parser:
     """A parser of the shared flags, with this script's defaults."""
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    flags = Parser(prog=f"{script}.py", description=description.splitlines()[0], formatter_class=formatter)
+    flags = Parser(prog=f"{script}.py", description=description.splitlines()[0], formatter_class=Help)
     add = flags.add_argument
     add("--epochs", type=positive_int, default=epochs, help="passes over the training images")
     add("--batch-size", type=positive_int, default=batch_size, help="images a step")
@@ -82,7 +86,10 @@ def run(main: Callable[[], None]) -> None:
         message = f"stopped{f': {error}' if str(error) else ''}"
     except OSError as error:
         code, message = 2, f"error: {error.filename or 'input or output'}: {error.strerror or error}"
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, RuntimeError) as error:
+        # On the CPU, PyTorch has no exception of its own for it.
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
         code, message = 2, "error: out of memory: choose a smaller --batch-size, --latent-dim or --limit"
     else:
         return

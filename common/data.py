@@ -44,7 +44,7 @@ def load_digits(dataset: str, data_dir: Path) -> tuple[Digits, Digits]:
             socket.setdefaulttimeout(20)
             with contextlib.redirect_stdout(None):
                 splits = [kind(data_dir, train=train, download=True) for train in (True, False)]
-    except (RuntimeError, OSError) as error:
+    except Exception as error:  # damaged files raise whatever their bytes happen to lead to
         names = ", ".join(name for name, _ in kind.resources)
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"cannot read {dataset} ({reason}): put {names} in {folder} and run again") from error

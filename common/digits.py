@@ -34,7 +34,7 @@ def draw_digit_figures(
     `model` and `scores` go into the titles. With `prior`, N(0, I) is drawn into the map, and the manifold's grid
     lies at its quantiles instead of over the codes' range.
     """
-    plane = Plane.of(latent)
+    plane = Plane.of(latent, prior)
     points = plane.project(latent).numpy()
     labels = digits.labels.numpy()
     originals = to_float(digits.images)
@@ -67,6 +67,8 @@ def draw_digit_figures(
         horizontal, vertical, extent, note = ticks, ticks, None, "(at the quantiles of the prior, 2% to 98%)"
     else:
         low, high = torch.quantile(plane.project(latent), torch.tensor([0.005, 0.995]), dim=0)
+        if latent.shape[1] == 1:
+            low[1], high[1] = low[0], high[0]  # a square; the second coordinate means nothing
         horizontal, vertical = (torch.linspace(low[axis], high[axis], GRID) for axis in (0, 1))
         half = (high - low) / (GRID - 1) / 2
         extent = (low[0] - half[0], high[0] + half[0], low[1] - half[1], high[1] + half[1])
@@ -88,4 +90,5 @@ def draw_digit_figures(
         title = f"{model}: latent space of {len(latent):,} test images"
         explorer.write(paths["explorer"], digits, latent, decode, title, prior)
     else:
+        paths["explorer"].unlink(missing_ok=True)  # an earlier run's would show another model
         print(f"no explorer page: it needs a latent space of 2 dimensions, not {latent.shape[1]}")

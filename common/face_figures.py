@@ -44,9 +44,10 @@ def draw_face_figures(
         return images.movedim(2, -1).numpy()
 
     lines = []
-    for first in range(0, min(2 * PAIRS, len(latent) - 1), 2):
-        between = decode(interpolate(latent[first], latent[first + 1], STEPS + 2))
-        lines.append(torch.cat([pictures[first, None], between, pictures[first + 1, None]]))
+    for first in range(0, max(1, min(2 * PAIRS, len(latent) - 1)), 2):
+        second = (first + 1) % len(latent)
+        between = decode(interpolate(latent[first], latent[second], STEPS + 2))
+        lines.append(torch.cat([pictures[first, None], between, pictures[second, None]]))
     columns = ["original", "recon-\nstruction", *[""] * STEPS, "recon-\nstruction", "original"]
     columns[2 + STEPS // 2] = "decoded along the straight line"
     title = f"{model}: the first test faces in pairs, and the faces between them\n{scores}"
@@ -85,6 +86,8 @@ def draw_face_figures(
         columns = ["original", *(f"{strength:+g}" if strength else "recon-\nstruction" for strength in STRENGTHS)]
         title = f"{model}: test faces moved along the difference of class means in the latent space"
         figures.save(figures.pictures(rows(torch.stack(sheet)), title, columns, names), paths["attributes"])
+    else:
+        paths["attributes"].unlink(missing_ok=True)  # an earlier run's would show another model
 
     labels = {"neg_elbo": "-ELBO (nats an image)", "recon": "reconstruction (nats)", "kl": "KL (nats)", "mse": "MSE"}
     figures.save(figures.curves(history, labels, f"{model}: training"), paths["curves"])

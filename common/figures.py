@@ -33,7 +33,7 @@ def save(figure: Figure, path: Path) -> None:
 
 def _new(width: float, height: float, title: str) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)
     return figure
 
 
@@ -81,15 +81,13 @@ def latent_map(
     title: str,
     axis_names: tuple[str, str] = ("latent dimension 1", "latent dimension 2"),
     prior: bool = False,
-    lines: Sequence[tuple[np.ndarray, np.ndarray]] = (),
 ) -> Figure:
     """Points (N, 2) coloured by their labels (N,), each class named at its centre.
 
-    `prior` adds the circles of one and two standard deviations of N(0, I); `lines` draws lines between pairs
-    of points.
+    `prior` adds the circles of one and two standard deviations of N(0, I).
     """
     figure = _new(8, 8, title)
-    draw_latent_map(figure.subplots(), points, labels, classes, axis_names, prior, lines)
+    draw_latent_map(figure.subplots(), points, labels, classes, axis_names, prior)
     return figure
 
 
@@ -102,7 +100,7 @@ def draw_latent_map(
     prior: bool = False,
     lines: Sequence[tuple[np.ndarray, np.ndarray]] = (),
 ) -> None:
-    """The same as `latent_map`, on given axes."""
+    """The same as `latent_map`, on given axes, with `lines` between pairs of points."""
     colours = np.array([mpl.colors.to_rgb(colour) for colour in PALETTE])
     faint = 0.25 if lines else 0.7
     axes.scatter(*points.T, c=colours[labels % len(PALETTE)], s=5, alpha=faint, linewidths=0)

@@ -79,7 +79,7 @@ def log_likelihood(
 @dataclass(frozen=True)
 class Plane:
     """A plane in the latent space, to draw on: the space itself where it has two dimensions, else the plane
-    through the codes' mean along their two principal components.
+    through the codes' mean, or the prior's, along their two principal components.
 
     `origin` (D,), `basis` (D, 2) with orthonormal columns (with one dimension, the second column is zero).
     """
@@ -89,20 +89,20 @@ class Plane:
     axis_names: tuple[str, str]
 
     @staticmethod
-    def of(latent: Tensor) -> "Plane":
-        """The plane for the codes `latent` (N, D)."""
+    def of(latent: Tensor, prior: bool = False) -> "Plane":
+        """The plane for the codes `latent` (N, D); with `prior`, through the origin, where N(0, I) is centred."""
         dimensions = latent.shape[1]
         if dimensions <= 2:
             names = ("latent dimension 1", "latent dimension 2" if dimensions == 2 else "")
             return Plane(torch.zeros(dimensions), torch.eye(dimensions, 2), names)
-        origin = latent.mean(dim=0)
-        _, spread, directions = torch.linalg.svd(latent - origin, full_matrices=False)
+        mean = latent.mean(dim=0)
+        _, spread, directions = torch.linalg.svd(latent - mean, full_matrices=False)
         share = spread.square() / spread.square().sum()
         names = tuple(
             f"principal component {axis + 1} of {dimensions} latent dimensions ({share[axis]:.0%} of the variance)"
             for axis in range(2)
         )
-        return Plane(origin, directions[:2].T, names)
+        return Plane(torch.zeros(dimensions) if prior else mean, directions[:2].T, names)
 
     def project(self, latent: Tensor) -> Tensor:
         """(..., D) -> coordinates in the plane (..., 2)."""

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from common.errors import UserError
+
 PATIENCE = timedelta(hours=2)  # the others' wait while the first prepares the data
 
 
@@ -28,10 +30,19 @@ def world() -> int:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The accelerator that is this process's own: torchrun numbers the processes of a machine by LOCAL_RANK."""
+    """The accelerator that is this process's own: torchrun numbers the processes of a machine by LOCAL_RANK.
+
+    Raises UserError where there are more processes than accelerators.
+    """
     if device.type == "cpu" or not dist.is_torchelastic_launched():
         return device
-    device = torch.device(device.type, int(os.environ["LOCAL_RANK"]))
+    index = int(os.environ["LOCAL_RANK"])
+    if index >= torch.accelerator.device_count():
+        raise UserError(
+            f"--nproc-per-node is more than the {torch.accelerator.device_count()} {device.type} devices here: "
+            "start fewer processes, or use --device cpu"
+        )
+    device = torch.device(device.type, index)
     torch.accelerator.set_device_index(device.index)
     return device
 
@@ -54,8 +65,14 @@ def joined(device: torch.device) -> Iterator[None]:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 _meet()
                 yield
-    finally:
-        dist.destroy_process_group()
+    except RuntimeError as error:
+        if "memory" in str(error):
+            raise
+        raise UserError(f"process {rank()} failed, or lost the others: {str(error).splitlines()[0]}") from error
+    except SystemExit:
+        pass  # the others' regular end
+    # Not after an error: destroying the group would wait for processes that are waiting for this one.
+    dist.destroy_process_group()
 
 
 def let_others_start() -> None:

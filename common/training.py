@@ -199,20 +199,15 @@ def fit(
                 metrics |= validate(metrics)
                 model.train()
             speed = {"lr": rate * args.lr, "seconds": round(seconds, 3), "images_per_second": round(count / seconds)}
-            history.append({"epoch": epoch + 1, **metrics, **speed})
-            _save(model, optimizers, history, run)
+            line = {"epoch": epoch + 1, **metrics, **speed}
+            _save(model, optimizers, [*history, line], run)
+            history.append(line)
             if bar.disable:
                 numbers = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
                 print(f"epoch {epoch + 1}/{args.epochs}  {numbers}  {count / seconds:,.0f} images/s", flush=True)
     if not first:
         sys.exit(0)  # the first process measures and draws
     return history
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until `device` has done what it was given; a CPU already has."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
 
 
 def on_device(images: Tensor, device: torch.device) -> Tensor:
@@ -259,8 +254,9 @@ def _save(model: nn.Module, optimizers: list[torch.optim.Optimizer], history: li
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "history": history,
     }
-    checkpoint.save(run.checkpoint, state)
+    # The checkpoint last: what a run resumes from never lacks its metrics.
     checkpoint.write_atomically(run.args.run_dir / "metrics.jsonl", lines.encode())
+    checkpoint.save(run.checkpoint, state)
 
 
 def _resume(model: nn.Module, optimizers: list[torch.optim.Optimizer], run: Run) -> list[dict]:
@@ -276,7 +272,7 @@ def _resume(model: nn.Module, optimizers: list[torch.optim.Optimizer], run: Run)
         model.load_state_dict(state["model"])
         for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{run.checkpoint} doesn't fit this version of the model: train again") from error
     return state["history"]
 
@@ -289,7 +285,7 @@ def evaluate(model: nn.Module, loss: Loss, images: Tensor, device: torch.device)
     sums: dict[str, float] = {}
     for batch in images.split(EVALUATION_BATCH):
         for name, values in loss(model, to_float(batch.to(device))).items():
-            sums[name] = sums.get(name, 0) + values.double().sum().item()
+            sums[name] = sums.get(name, 0) + values.cpu().double().sum().item()
     return {name: value / len(images) for name, value in sums.items()}
 
 

@@ -152,7 +152,8 @@ def arithmetic(images, device) -> dict:
     def seconds(function) -> float:
         began = time.perf_counter()
         function()
-        training.synchronize(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         return time.perf_counter() - began
 
     step()
@@ -204,11 +205,12 @@ def memory(folder: Path, device: str) -> dict:
         "from argparse import Namespace; from pathlib import Path; "
         f"images = torch.from_file({str(faces)!r}, size={FULL_CELEBA * 64 * 64 * 3}, dtype=torch.uint8)"
         f".view({FULL_CELEBA}, 64, 64, 3).permute(0, 3, 1, 2); "
-        "order = torch.randperm(len(images)); [images[part] for part in order.split(512)]; "
+        "order = torch.randperm(len(images)); any(images[part].numel() == 0 for part in order.split(512)); "
         "args = Namespace(epochs=1, batch_size=64, lr=1e-3, seed=0, resume=False, "
         f"run_dir=Path({str(folder / 'faces')!r})); "
-        f"run = training.Run('benchmark', args, torch.device({device!r}), 'bf16'); "
-        "training.fit(script.VariationalAutoencoder(128, 64), script.loss, images[:640], run)"
+        f"device = torch.device({device!r}); "
+        "run = training.Run('benchmark', args, device, training.choose_precision('auto', device)); "
+        "training.fit(script.VariationalAutoencoder(128, 64).to(device), script.loss, images[:640], run)"
     )
     sizes["vanilla_vae_celeba"] = peak_memory("env", f"PYTHONPATH={ROOT}", sys.executable, "-c", code)
     return sizes

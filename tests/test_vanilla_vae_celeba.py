@@ -169,7 +169,7 @@ def test_a_resumed_run_on_other_faces_is_refused(trained, tmp_path):
         Image.new("RGB", (40, 50), (number * 8, 90, 200)).save(photos / f"{number}.png")
     folders = ["--run-dir", str(trained[0] / "run"), "--images-dir", str(tmp_path), "--data-dir", str(tmp_path)]
     small = ["--size", "32", "--epochs", "6", "--batch-size", "16", "--latent-dim", "24", "--beta", "1"]
-    with pytest.raises(script.cli.UserError, match="--faces drawn faces, not photos"):
+    with pytest.raises(script.cli.UserError, match="--faces drawn faces, 740 pictures, not photos, 30 pictures"):
         script.main(["--faces", str(photos), "--resume", *small, *folders])
 
 
