@@ -5,6 +5,7 @@ import io
 import json
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
@@ -80,7 +81,9 @@ def load(path: Path) -> dict:
     Raises UserError for a file that is absent, damaged, foreign, or of a newer format.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of strange pickles, which are refused
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"there is no checkpoint {path}") from error
     except Exception as error:  # a damaged or hostile file raises whatever its bytes happen to lead to

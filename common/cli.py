@@ -39,13 +39,13 @@ def number(kind: type, least: float, above: bool = False, below: float = math.in
         except ValueError:
             pass
         noun = "a whole number" if kind is int else "a finite number"
-        raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {'above' if above else 'of at least'} {least}")
+        limit = f" and below {below:g}" if below < math.inf else ""
+        raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {'above' if above else 'of at least'} {least}{limit}")
 
     return parse
 
 
 positive_int = number(int, 1, below=2**31)
-positive_float = number(float, 0, above=True)
 non_negative_float = number(float, 0)
 
 
@@ -55,7 +55,7 @@ def parser(script: str, description: str, *, epochs: int, batch_size: int, lr: f
     add = flags.add_argument
     add("--epochs", type=positive_int, default=epochs, help="passes over the training images")
     add("--batch-size", type=positive_int, default=batch_size, help="images a step")
-    add("--lr", type=positive_float, default=lr, help="the learning rate at its peak")
+    add("--lr", type=number(float, 0, above=True, below=1000), default=lr, help="the learning rate at its peak")
     add("--latent-dim", type=positive_int, default=latent_dim, help="dimensions of the latent space")
     add("--seed", type=number(int, 0, below=2**63), default=0, help="of weights, shuffles and noise")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, else the CPU")

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import math
 import random
 import socket
 import zlib
@@ -102,9 +103,13 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def shuffled_batches(count: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Tensor]:
-    """Index tensors that visit 0..count-1 once, in an order that depends on `seed` alone."""
+    """Index tensors that visit 0..count-1 once, in an order that depends on `seed` alone.
+
+    As many batches as `batch_size` asks for, of nearly equal sizes: no last one of a few images, whose gradient
+    would be as noisy as its share of the steps is large.
+    """
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)
-    return iter(order.split(batch_size))
+    return iter(order.tensor_split(math.ceil(count / batch_size)))
 
 
 def random_flip(images: Tensor) -> Tensor:

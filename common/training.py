@@ -137,19 +137,20 @@ def fit(
 
     `loss(model, batch)` gives terms of shape (B,), one value an image; the mean of its "loss" is minimised,
     the means of all are kept. `hidden` are the weight matrices that Muon trains. `augment` changes a batch in
-    [0, 1]; `validate` adds to the numbers of each epoch.
-    The learning rate depends on the finished share of --epochs: resumed with more epochs, the same run goes
+    [0, 1]; `validate` adds to the numbers of each epoch. The learning rate depends on the finished share of --epochs: resumed with more epochs, the same run goes
     on at the place of the longer cycle.
 
-    Every epoch ends with a checkpoint. Raises UserError when the loss or the weights are no longer finite,
+    Every epoch ends with a checkpoint. Raises UserError when there are more processes than images in a batch, when the loss or the weights are no longer finite,
     when the checkpoint to resume from doesn't fit, or when one can't be written.
     """
     args, count = run.args, len(images)
+    steps = math.ceil(count / args.batch_size)
+    if count // steps < parallel.world():
+        raise UserError(f"{count} images in batches of {args.batch_size} are too few for {parallel.world()} processes")
     parallel.let_others_start()
     optimizers = make_optimizers(model, hidden, args.lr)
     peaks = [optimizer.defaults["lr"] for optimizer in optimizers]
     history = _resume(model, optimizers, run) if args.resume else []
-    steps = math.ceil(count / args.batch_size)
     objective = parallel.wrap(Objective(model, loss), run.device)
     first, processes = parallel.rank() == 0, parallel.world()
     progress = tqdm(

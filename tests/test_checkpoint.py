@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from common import checkpoint
 from common.errors import UserError
 
-STATE = {"script": "a", "arguments": {"beta": 1.0}, "epoch": 3, "model": {"w": torch.arange(4.0)}}
+STATE = {"script": "a", "arguments": {"beta": 1.0}, "epoch": 3, "model": {"w": torch.arange(4.0)}, "history": []}
 
 
 def test_round_trip(tmp_path):

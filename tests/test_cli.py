@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT, run_script
 
 import vanilla_ae
@@ -26,12 +27,13 @@ def ends_in_one_line(capsys, main):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--epochs", "0"], "argument --epochs: '0' is not a whole number of at least 1"),
+        (["--epochs", "0"], "argument --epochs: '0' is not a whole number of at least 1 and below"),
         (["--batch-size", "-3"], "--batch-size"),
         (["--latent-dim", "0"], "--latent-dim"),
         (["--latent-dim", "two"], "--latent-dim: 'two' is not"),
-        (["--lr", "nan"], "--lr: 'nan' is not a finite number above 0"),
+        (["--lr", "nan"], "--lr: 'nan' is not a finite number above 0 and below 1000"),
         (["--lr", "inf"], "--lr"),
+        (["--lr", "1e38"], "--lr"),
         (["--lr", "0"], "--lr"),
         (["--seed", "-1"], "--seed"),
         (["--limit", "0"], "--limit"),
@@ -53,7 +55,7 @@ def test_beta_is_checked(capsys):
 
 
 def test_absent_accelerator(capsys, monkeypatch):
-    monkeypatch.setattr(cli.torch.accelerator, "current_accelerator", lambda check_available: None)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
     code, line = ends_in_one_line(capsys, lambda: vanilla_ae.main(["--device", "cuda"]))
     assert code == 2 and "--device cuda" in line and "use --device auto or cpu" in line
 

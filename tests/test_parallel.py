@@ -54,9 +54,9 @@ def torchrun(processes, *command, restarts=0):
     )
 
 
-@pytest.mark.parametrize(("script", "processes", "count"), [("ae", 2, 101), ("faces", 3, 31), ("faces", 3, 2)])
+@pytest.mark.parametrize(("script", "processes", "count"), [("ae", 2, 101), ("faces", 3, 31), ("faces", 3, 3)])
 def test_the_gradient_is_that_of_the_global_batch(tmp_path, script, processes, count):
-    """Also where a process has no image at all, and with a variance that belongs to the whole batch."""
+    """Also where the processes don't divide it, and with a variance that belongs to the whole batch."""
     program = tmp_path / "gradient.py"
     program.write_text(GRADIENT)
     together = torchrun(processes, program, script, count, tmp_path / "together")
@@ -94,11 +94,21 @@ def test_a_script_draws_once_and_resumes_on_other_numbers_of_processes(tmp_path)
     assert output.count("epoch 1/1") == 1 and output.count("wrote") == 5
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["train_images"] == 400 and results["epochs"] == 1
-    for processes, epochs in ((3, 2), (1, 3)):
-        job = torchrun(processes, *ae(tmp_path, "--epochs", epochs, "--resume"))
-        output, errors = job.communicate(timeout=120)
-        assert job.returncode == 0, errors
-        assert f"epoch {epochs}/{epochs}" in output and f"epoch {epochs - 1}/" not in output
+    job = torchrun(3, *ae(tmp_path, "--epochs", "2", "--resume"))
+    output, errors = job.communicate(timeout=120)
+    assert job.returncode == 0, errors
+    assert "epoch 2/2" in output and "epoch 1/" not in output
+    alone = [sys.executable, *map(str, ae(tmp_path, "--epochs", "3", "--resume"))]
+    done = subprocess.run(alone, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 3/3" in done.stdout and "epoch 2/" not in done.stdout
+
+
+def test_more_processes_than_images_in_a_batch_are_refused(tmp_path):
+    job = torchrun(2, *ae(tmp_path, "--epochs", "1", "--limit", "1"))
+    _, errors = job.communicate(timeout=120)
+    assert job.returncode != 0
+    assert "error: 1 images in batches of 48 are too few for 2 processes" in errors
 
 
 def test_faces_are_prepared_once_and_validated(tmp_path):
@@ -136,8 +146,8 @@ def test_a_process_that_dies_ends_the_job(tmp_path):
 
 
 def test_a_restarted_job_goes_on_from_the_last_epoch(tmp_path):
-    job = torchrun(2, *ae(tmp_path, "--epochs", "60", "--resume"), restarts=1)
+    job = torchrun(2, *ae(tmp_path, "--epochs", "25", "--resume"), restarts=1)
     kill_a_process_of(job)
     output, errors = job.communicate(timeout=120)
     assert job.returncode == 0, errors
-    assert "epoch 1/" not in output and "epoch 60/60" in output
+    assert "epoch 1/" not in output and "epoch 25/25" in output

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -113,7 +114,7 @@ def test_interpolations_walk_the_straight_line_between_the_two_codes(trained, mo
         assert labels[first] != labels[last]
         with torch.no_grad():
             codes = model.encode(images[[first, last], None])
-            torch.testing.assert_close(codes, torch.tensor([start, end]), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(codes, torch.from_numpy(np.stack([start, end])), atol=1e-4, rtol=1e-4)
             steps = torch.linspace(0, 1, 14)[:, None]
             expected = model.decode(codes[0] + steps * (codes[1] - codes[0])).sigmoid()[:, 0]
         torch.testing.assert_close(row[1:-1], expected, atol=1e-4, rtol=1e-3)

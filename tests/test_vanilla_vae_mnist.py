@@ -162,5 +162,6 @@ def test_the_manifold_lies_at_the_quantiles_of_the_prior(trained, model):
 
 def test_a_collapsed_posterior_is_said(tmp_path, capsys):
     folders = ["--run-dir", str(tmp_path / "run"), "--images-dir", str(tmp_path / "images")]
-    script.main(["--limit", "600", "--epochs", "2", "--beta", "1000", "--data-dir", str(ROOT / "data"), *folders])
+    quick = ["--limit", "2000", "--epochs", "1", "--batch-size", "32", "--beta", "1000", "--latent-dim", "3"]
+    script.main([*quick, "--data-dir", str(ROOT / "data"), *folders])
     assert "the posterior has collapsed" in capsys.readouterr().err
