@@ -137,11 +137,12 @@ def fit(
 
     `loss(model, batch)` gives terms of shape (B,), one value an image; the mean of its "loss" is minimised,
     the means of all are kept. `hidden` are the weight matrices that Muon trains. `augment` changes a batch in
-    [0, 1]; `validate` adds to the numbers of each epoch. The learning rate depends on the finished share of --epochs: resumed with more epochs, the same run goes
-    on at the place of the longer cycle.
+    [0, 1]; `validate` adds to the numbers of each epoch. The learning rate depends on the finished share of
+    --epochs: resumed with more epochs, the same run goes on at the place of the longer cycle.
 
-    Every epoch ends with a checkpoint. Raises UserError when there are more processes than images in a batch, when the loss or the weights are no longer finite,
-    when the checkpoint to resume from doesn't fit, or when one can't be written.
+    Every epoch ends with a checkpoint. Raises UserError when there are more processes than images in a batch,
+    when the loss or the weights are no longer finite, when the checkpoint to resume from doesn't fit, or when
+    one can't be written.
     """
     args, count = run.args, len(images)
     steps = math.ceil(count / args.batch_size)
