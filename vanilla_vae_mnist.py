@@ -28,7 +28,7 @@ LEARNING_RATE = 3e-3
 LATENT_DIM = 2  # what can be drawn
 BETA = 1.0  # the evidence lower bound itself
 WIDTHS = (1024, 512, 256)  # of the encoder's layers; the decoder mirrors them
-LIKELIHOOD_SAMPLES = 50  # an image, for the importance-weighted bound
+LIKELIHOOD_SAMPLES = 20  # an image, for the importance-weighted bound
 
 
 def mlp(*sizes: int) -> nn.Sequential:
