@@ -51,6 +51,9 @@ def load_digits(dataset: str, data_dir: Path) -> tuple[Digits, Digits]:
         raise UserError(f"cannot read {dataset} ({reason}): put {names} in {folder} and run again") from error
     finally:
         socket.setdefaulttimeout(None)
+    for split in splits:
+        if split.data.shape[1:] != (28, 28) or split.targets.shape != split.data.shape[:1] or not len(split.data):
+            raise UserError(f"{folder} holds no whole {dataset}: remove the files without .gz there and run again")
     classes = tuple(name.split(" - ")[0] for name in kind.classes)
     train, test = (Digits(split.data[:, None], split.targets, classes) for split in splits)
     return train, test

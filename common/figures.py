@@ -59,7 +59,7 @@ def pictures(rows: np.ndarray, title: str, columns: Sequence[str] = (), names: S
     """A sheet of pictures (R, C, H, W[, 3]), with names above its columns and before its rows."""
     count_rows, count_columns = rows.shape[:2]
     cell = 0.55 if rows.ndim == 4 else 0.8
-    figure = _new(cell * count_columns + (1.2 if names else 0.3), cell * count_rows + 0.8, title)
+    figure = _new(max(8.5, cell * count_columns + (1.2 if names else 0.3)), cell * count_rows + 0.8, title)
     axes = figure.subplots()
     _show_named(axes, rows, columns, names)
     return figure

@@ -7,6 +7,8 @@ import shutil
 import pytest
 import torch
 from conftest import ROOT, write_idx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torchvision import datasets
 
 from common import data
@@ -66,6 +68,17 @@ def test_absent_files_that_cannot_be_fetched_are_one_line(small_mnist):
     with pytest.raises(UserError, match="cannot read MNIST") as error:
         data.load_digits("MNIST", small_mnist)
     assert "\n" not in str(error.value)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(head=st.sampled_from([b"", b"\0\0\x08\x03", b"\0\0\x08\x01", b"\0\0\x0d\x03"]), rest=st.binary(max_size=60))
+def test_arbitrary_bytes_as_unpacked_files_are_refused(small_mnist, head, rest):
+    folder = small_mnist / "MNIST/raw"
+    for name, _ in datasets.MNIST.resources:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).with_suffix("").write_bytes(head + rest)
+    with pytest.raises(UserError):
+        data.load_digits("MNIST", small_mnist)
 
 
 def test_the_committed_files_are_the_official_ones():
