@@ -31,7 +31,7 @@ LEARNING_RATE = 1e-3
 LATENT_DIM = 128
 BETA = 16.0  # found by the sweep in the README: reconstructions stay sharp, and prior samples are faces
 SIZES = (32, 64, 128)
-WIDTHS = (64, 128, 256)  # channels after each halving of the picture; the last one repeats
+WIDTHS = (64, 128, 256)  # channels at a quarter of the size, an eighth, ...; the last one repeats
 
 
 class Norm(nn.GroupNorm):

@@ -168,6 +168,9 @@ def test_other_arguments_are_refused_by_name(data_dir, one_epoch):
 def test_a_diverging_loss_stops_with_epoch_and_step(tmp_path, data_dir):
     _, errors = finish(start("vanilla_ae", data_dir, tmp_path, "--epochs", "2", "--lr", "999"), code=2)
     assert re.search(r"no longer finite at epoch \d, step \d+", errors) and "lower --lr" in errors
+    kept = tmp_path / "run/checkpoint.pt"
+    assert kept.exists() == ("keeps epoch" in errors)
+    assert not kept.exists() or all(value.isfinite().all() for value in checkpoint.load(kept)["model"].values())
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
