@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from common import parallel
 from common.errors import UserError
 
 
@@ -94,4 +95,6 @@ def run(main: Callable[[], None]) -> None:
     else:
         return
     print(message, file=sys.stderr, flush=True)
+    if parallel.world() > 1:
+        parallel.leave(code)
     sys.exit(code)

@@ -7,8 +7,10 @@ first process alone prints, checkpoints, measures and draws.
 import contextlib
 import io
 import os
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -57,7 +59,12 @@ def joined(device: torch.device) -> Iterator[None]:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    store, number, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+    if os.environ["GROUP_WORLD_SIZE"] == "1":
+        # torchrun keeps one store over its restarts, and in it the addresses of the dead. On several machines
+        # the restarts are counted by each, so that they can't name an attempt.
+        store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
     try:
         if rank() == 0:
             yield
@@ -70,9 +77,16 @@ def joined(device: torch.device) -> Iterator[None]:
             raise
         raise UserError(f"process {rank()} failed, or lost the others: {str(error).splitlines()[0]}") from error
     except SystemExit:
-        pass  # the others' regular end
+        leave(0)  # the others' regular end
     # Not after an error: destroying the group would wait for processes that are waiting for this one.
     dist.destroy_process_group()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once: a regular exit can wait for the engine's threads, or crash in one of them."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def let_others_start() -> None:
