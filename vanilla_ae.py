@@ -3,9 +3,11 @@
 python vanilla_ae.py                          train, then write images/1.png, images/2.png and their siblings
 python vanilla_ae.py --epochs 2 --limit 5000  a quick try
 python vanilla_ae.py --latent-dim 32          a larger latent space; its map shows principal components
+python vanilla_ae.py --latent-dim 32 --noise 0.5      restore clean digits from noisy ones
 python vanilla_ae.py --resume                 go on after an interruption, or draw the figures again
 """
 
+import functools
 from argparse import Namespace
 
 import torch
@@ -13,16 +15,17 @@ from torch import Tensor, nn
 
 from common import cli, training
 from common.data import DATASETS, load_digits
-from common.digits import draw_digit_figures
+from common.digits import draw_denoising, draw_digit_figures
 from common.latent import knn_accuracy
+from common.scores import add_noise
 
 SCRIPT = "vanilla_ae"
 
-EPOCHS = 20
+EPOCHS = 40
 BATCH_SIZE = 1024  # Muon's cost is by the step, and it takes large batches well
 LEARNING_RATE = 3e-3
 LATENT_DIM = 2  # what can be drawn
-WIDTHS = (1024, 512, 256)  # of the encoder's layers; the decoder mirrors them
+WIDTHS = (384, 256, 128)  # of the encoder's layers; the decoder mirrors them
 FREQUENCIES = 64  # of the decoder's sines and cosines
 
 
@@ -74,9 +77,13 @@ class Autoencoder(nn.Module):
         return self.decoder(latent).float().view(-1, 1, 28, 28)
 
 
-def loss(model: Autoencoder, images: Tensor) -> dict[str, Tensor]:
-    """The squared error of the reconstruction, summed over pixels to train on, averaged to report; (B,) each."""
-    reconstruction = model.decode(model.encode(images)).sigmoid()
+def loss(model: Autoencoder, images: Tensor, noise: float = 0.0) -> dict[str, Tensor]:
+    """The squared error of the reconstruction, summed over pixels to train on, averaged to report; (B,) each.
+
+    With `noise` the encoder sees noisy images, a new draw every time, and the decoder has to give the clean ones
+    (Vincent et al. 2008, "Extracting and Composing Robust Features with Denoising Autoencoders").
+    """
+    reconstruction = model.decode(model.encode(add_noise(images, noise) if noise else images)).sigmoid()
     squared_error = (reconstruction - images).square().flatten(1)
     return {"loss": squared_error.sum(dim=1), "mse": squared_error.mean(dim=1)}
 
@@ -84,6 +91,13 @@ def loss(model: Autoencoder, images: Tensor) -> dict[str, Tensor]:
 def parse_args(argv: list[str] | None = None) -> Namespace:
     flags = cli.parser(SCRIPT, __doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RATE, latent_dim=LATENT_DIM)
     flags.add_argument("--dataset", choices=DATASETS, default="MNIST", help="torchvision's name of the data set")
+    flags.add_argument(
+        "--noise",
+        type=cli.non_negative_float,
+        default=0.0,
+        metavar="SIGMA",
+        help="learn to remove Gaussian noise of this standard deviation, in grey levels of [0, 1]",
+    )
     return flags.parse_args(argv)
 
 
@@ -93,19 +107,29 @@ def main(argv: list[str] | None = None) -> None:
         train, test = load_digits(args.dataset, args.data_dir)
         images = train.images[: args.limit].to(run.device)
         model = Autoencoder(args.latent_dim).to(run.device)
-        history = training.fit(model, loss, images, run, model.hidden_weights())
+        objective = functools.partial(loss, noise=args.noise)
+        history = training.fit(model, objective, images, run, model.hidden_weights())
 
-        train_latent = training.compute(model.encode, images, run.device)
-        latent = training.compute(model.encode, test.images, run.device)
+        def encode(images: Tensor) -> Tensor:
+            return training.compute(model.encode, images, run.device)
+
+        def decode(latent: Tensor) -> Tensor:
+            return training.compute(lambda batch: model.decode(batch).sigmoid(), latent, run.device)
+
+        train_latent, latent = encode(images), encode(test.images)
         scores = {
-            "mse": training.evaluate(model, loss, test.images, run.device)["mse"],
+            "mse": training.evaluate(model, objective, test.images, run.device)["mse"],
             "knn": knn_accuracy(train_latent, train.labels[: args.limit], latent, test.labels),
         }
+        if args.noise:
+            path = args.images_dir / f"{SCRIPT}_denoising.png"
+            scores |= draw_denoising(test, args.noise, lambda noisy: decode(encode(noisy)), path)
         training.write_results(run, args.dataset, len(images), history, scores)
         draw_digit_figures(
             test,
             latent,
-            decode=lambda latent: training.compute(lambda batch: model.decode(batch).sigmoid(), latent, run.device),
+            decode,
+            model.decoder,
             history=history,
             curves={"mse": "mean squared error (grey levels)"},
             model=f"Autoencoder on {args.dataset}",

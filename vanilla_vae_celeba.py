@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with training.start(SCRIPT, args) as run:
         faces = load_faces(args.faces, args.data_dir, args.size)
-        args.faces = f"{faces.source}, {len(faces.images):,} pictures"  # what a resumed run must have seen
+        args.faces = faces.description  # what a resumed run must have seen
         train, valid, test = (select(faces.images, faces.split == part) for part in (TRAIN, VALID, TEST))
         train = training.on_device(train[: args.limit], run.device)
         model = VariationalAutoencoder(args.latent_dim, args.size)

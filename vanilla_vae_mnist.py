@@ -13,7 +13,6 @@ from argparse import Namespace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from common import cli, training
 from common.data import DATASETS, load_digits, to_float
@@ -22,12 +21,12 @@ from common.latent import active_units, kl_divergence, knn_accuracy, log_likelih
 
 SCRIPT = "vanilla_vae_mnist"
 
-EPOCHS = 20
+EPOCHS = 40
 BATCH_SIZE = 1024  # Muon's cost is by the step, and it takes large batches well
 LEARNING_RATE = 3e-3
 LATENT_DIM = 2  # what can be drawn
 BETA = 1.0  # the evidence lower bound itself
-WIDTHS = (1024, 512, 256)  # of the encoder's layers; the decoder mirrors them
+WIDTHS = (384, 256, 128)  # of the encoder's layers; the decoder mirrors them
 LIKELIHOOD_SAMPLES = 20  # an image, for the importance-weighted bound
 
 
@@ -65,7 +64,9 @@ class VariationalAutoencoder(nn.Module):
 
 def log_probability(model: VariationalAutoencoder, images: Tensor, latent: Tensor) -> Tensor:
     """log p(x|z) of independent Bernoulli pixels in nats, (B,); grey levels count as probabilities."""
-    return -F.binary_cross_entropy_with_logits(model.decode(latent), images, reduction="none").flatten(1).sum(dim=1)
+    logits = model.decode(latent)
+    # -binary_cross_entropy_with_logits, without its log1p, which takes a quarter of a training step on a CPU.
+    return (images * logits - logits.relu() + logits.abs().sigmoid().log()).flatten(1).sum(dim=1)
 
 
 def loss(model: VariationalAutoencoder, images: Tensor, beta: float = 1.0) -> dict[str, Tensor]:
@@ -135,6 +136,7 @@ def main(argv: list[str] | None = None) -> None:
             test,
             latent,
             decode,
+            model.decoder,
             history=history,
             curves={"recon": "reconstruction (nats an image)", "kl": "KL (nats an image)"},
             model=f"Variational autoencoder on {args.dataset}",

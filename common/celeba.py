@@ -87,6 +87,11 @@ class Faces:
     source: str
     drawn: bool
 
+    @property
+    def description(self) -> str:
+        """What a run was trained on, for its checkpoint: a resumed one must see the same."""
+        return f"{self.source}, {len(self.images):,} pictures"
+
 
 def load_faces(
     faces: str | None,

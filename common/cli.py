@@ -61,6 +61,7 @@ def parser(script: str, description: str, *, epochs: int, batch_size: int, lr: f
     add("--seed", type=number(int, 0, below=2**63), default=0, help="of weights, shuffles and noise")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, else the CPU")
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 where it is native")
+    add("--compile", action="store_true", help="compile the training step, which pays in long runs on a GPU")
     add("--data-dir", type=Path, default=Path("data"), help="where the data sets are, or go")
     add("--images-dir", type=Path, default=Path("images"), help="where the figures go")
     add("--run-dir", type=Path, default=Path("runs", script), help="where checkpoint, metrics and results go")

@@ -4,22 +4,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common import explorer, figures
 from common.data import Digits, to_float
 from common.latent import Plane, interpolate, medoids
+from common.scores import add_noise, median_filter, psnr
 
 PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))  # every class once: none is picked for its looks
 STEPS = 12
 GRID = 24
 SAMPLES_SEED = 0
+NOISE_SEED = 0
 
 
 def draw_digit_figures(
     digits: Digits,
     latent: Tensor,
     decode: Callable[[Tensor], Tensor],
+    decoder: nn.Module,
     history: Sequence[dict],
     curves: dict[str, str],
     model: str,
@@ -30,9 +33,9 @@ def draw_digit_figures(
     """Draw and save the figures named in `paths`: map, interpolation, reconstructions, manifold and curves,
     with `prior` the samples, and in two dimensions the explorer, a page for the browser.
 
-    `latent` (N, D) are the codes of `digits`; `decode` gives grey levels (B, 1, 28, 28) of codes (B, D).
-    `model` and `scores` go into the titles. With `prior`, N(0, I) is drawn into the map, and the manifold's grid
-    lies at its quantiles instead of over the codes' range.
+    `latent` (N, D) are the codes of `digits`; `decode` gives grey levels (B, 1, 28, 28) of codes (B, D), and
+    `decoder` is the network in it, for the page. `model` and `scores` go into the titles. With `prior`, N(0, I)
+    is drawn into the map, and the manifold's grid lies at its quantiles instead of over the codes' range.
     """
     plane = Plane.of(latent, prior)
     points = plane.project(latent).numpy()
@@ -56,7 +59,7 @@ def draw_digit_figures(
         paths["interpolation"],
     )
 
-    shown = torch.cat([(digits.labels == label).nonzero()[:2, 0] for label in range(len(digits.classes))])
+    shown = first_of_each_class(digits, 2)
     sheet = torch.stack([originals[shown], decode(latent[shown])])[:, :, 0].numpy()
     title = f"{model}: the first two test images of each class\n{scores}"
     figures.save(figures.pictures(sheet, title, names=("original", "reconstruction")), paths["reconstructions"])
@@ -88,7 +91,33 @@ def draw_digit_figures(
 
     if latent.shape[1] == 2:
         title = f"{model}: latent space of {len(latent):,} test images"
-        explorer.write(paths["explorer"], digits, latent, decode, title, prior)
+        explorer.write(paths["explorer"], digits, latent, decoder, title, prior)
     else:
         paths["explorer"].unlink(missing_ok=True)  # an earlier run's would show another model
         print(f"no explorer page: it needs a latent space of 2 dimensions, not {latent.shape[1]}")
+
+
+def first_of_each_class(digits: Digits, count: int) -> Tensor:
+    """The indices of the first `count` pictures of each class, class by class."""
+    return torch.cat([(digits.labels == label).nonzero()[:count, 0] for label in range(len(digits.classes))])
+
+
+def draw_denoising(digits: Digits, noise: float, restore: Callable[[Tensor], Tensor], path: Path) -> dict[str, float]:
+    """Draw noisy digits, what a median filter and `restore` make of them, and the clean ones.
+
+    `restore` maps (N, 1, 28, 28) in [0, 1] to the same. Returns the peak signal-to-noise ratios in dB, means over
+    all `digits`: of the restored, the noisy and the filtered images.
+    """
+    clean = to_float(digits.images)
+    noisy = add_noise(clean, noise, torch.Generator().manual_seed(NOISE_SEED))
+    rows = {"noisy": noisy, "median\nfilter": median_filter(noisy), "auto-\nencoder": restore(noisy)}
+    ratios = [psnr(images, clean) for images in rows.values()]
+    shown = first_of_each_class(digits, 2)
+    sheet = torch.stack([images[shown, 0] for images in (*rows.values(), clean)])
+    names = [f"{name}\n{ratio:.1f} dB" for name, ratio in zip(rows, ratios, strict=True)]
+    title = (
+        f"Gaussian noise of standard deviation {noise:g} removed from the first two test images of each class\n"
+        f"mean PSNR of all {len(clean):,} test images"
+    )
+    figures.save(figures.pictures(sheet.numpy(), title, names=[*names, "clean"]), path)
+    return dict(zip(("psnr_noisy", "psnr_median", "psnr"), ratios, strict=True))

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import math
+import os
+import shutil
 import sys
 import time
 from argparse import Namespace
@@ -24,7 +26,7 @@ EVALUATION_SEED = 2014  # evaluation draws the same noise whatever the run's see
 EVALUATION_BATCH = 500
 MUON_LR = 3  # times AdamW's; between 1.5 and 5 makes no difference
 # May change between a run and its resumption; every other argument shapes the result.
-FREE_ARGUMENTS = {"epochs", "device", "precision", "data_dir", "images_dir", "run_dir", "resume"}
+FREE_ARGUMENTS = {"epochs", "device", "precision", "compile", "data_dir", "images_dir", "run_dir", "resume"}
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,15 @@ class Objective(nn.Module):
         return self.loss(self.model, images)
 
 
+def compiled(module: nn.Module) -> nn.Module:
+    """`module` compiled at its first call; as it is where there is no C++ compiler, which PyTorch needs for that."""
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler) is None:
+        print(f"--compile: there is no C++ compiler ({compiler}) here, going on without", file=sys.stderr)
+        return module
+    return torch.compile(module)
+
+
 def make_optimizers(model: nn.Module, hidden: Sequence[nn.Parameter], lr: float) -> list[torch.optim.Optimizer]:
     """AdamW (Loshchilov & Hutter 2019), and Muon (Jordan et al. 2024) for the `hidden` weight matrices, if any.
 
@@ -153,6 +164,8 @@ def fit(
     peaks = [optimizer.defaults["lr"] for optimizer in optimizers]
     history = _resume(model, optimizers, run) if args.resume else []
     objective = parallel.wrap(Objective(model, loss), run.device)
+    if args.compile:
+        objective = compiled(objective)
     first, processes = parallel.rank() == 0, parallel.world()
     progress = tqdm(
         total=args.epochs * count,

@@ -1,6 +1,7 @@
 """What several tests share: small data, and the scripts run as a user runs them."""
 
 import gzip
+import signal
 import struct
 import subprocess
 import sys
@@ -12,6 +13,9 @@ import torch
 from common import data
 
 ROOT = Path(__file__).parents[1]
+
+# A shell that starts the tests in the background lets them, and the scripts that they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

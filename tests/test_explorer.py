@@ -52,7 +52,7 @@ def pages(digits, tmp_path_factory):
     for name, model in models.items():
         decode = functools.partial(training.compute, lambda batch, model=model: model.decode(batch).sigmoid())
         decode = torch.no_grad()(functools.partial(decode, device=torch.device("cpu")))
-        explorer.write(folder / f"{name}.html", test, latent, decode, TITLE, prior=name == "vae")
+        explorer.write(folder / f"{name}.html", test, latent, model.decoder, TITLE, prior=name == "vae")
         written[name] = folder / f"{name}.html", latent, decode
     return written
 
@@ -93,39 +93,35 @@ def test_the_page_holds_the_test_digits_in_two_megabytes(pages, digits, name):
     assert (corner < low).all() and (corner + area["side"] > high).all()
 
 
-def constant(latent: torch.Tensor) -> torch.Tensor:
-    return torch.full((len(latent), 1, 28, 28), 0.5)
+@pytest.fixture
+def small_decoder() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.GELU(), torch.nn.Linear(8, 784))
 
 
-def test_originals_that_pack_badly_are_coarser(digits, tmp_path, monkeypatch):
+def test_originals_that_pack_badly_are_coarser(digits, tmp_path, monkeypatch, small_decoder):
     monkeypatch.setattr(explorer, "LIMIT", 100_000)
     test, latent = few(digits)
     noise = torch.randint(256, test.images.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    explorer.write(tmp_path / "page.html", replace(test, images=noise), latent, constant, TITLE, prior=False)
+    explorer.write(tmp_path / "page.html", replace(test, images=noise), latent, small_decoder, TITLE, prior=False)
     assert (tmp_path / "page.html").stat().st_size <= 100_000
     originals = content(tmp_path / "page.html")["originals"]
     assert (originals["size"], originals["levels"]) != explorer.ORIGINALS[0]
 
 
-def checkers(latent: torch.Tensor) -> torch.Tensor:
-    """Black and white squares, far smaller than any grid's."""
-    black = (1e4 * latent).sin().prod(dim=1) > 0
-    return black.float().view(-1, 1, 1, 1).expand(-1, 1, 28, 28)
-
-
-@pytest.mark.parametrize(("decode", "limit"), [(checkers, 2_000_000), (constant, 1000)])
-def test_no_page_where_none_would_be_true_or_small(digits, tmp_path, capsys, monkeypatch, decode, limit):
-    monkeypatch.setattr(explorer, "GRIDS", ((16, 128), (32, 128)))
+@pytest.mark.parametrize(("bound", "limit"), [(1e-7, 2_000_000), (0.015, 1000)])
+def test_no_page_where_none_would_be_true_or_small(digits, tmp_path, capsys, monkeypatch, small_decoder, bound, limit):
+    monkeypatch.setattr(explorer, "BOUND", bound)  # 8 bits a weight are too few for the first
     monkeypatch.setattr(explorer, "LIMIT", limit)
     path = tmp_path / "page.html"
     path.write_text("a page of another model")
-    explorer.write(path, *few(digits), decode, TITLE, prior=False)
+    explorer.write(path, *few(digits), small_decoder, TITLE, prior=False)
     assert not path.exists() and "warning: no " in capsys.readouterr().err
 
 
-def test_a_collapsed_model_has_a_page(digits, tmp_path):
+def test_a_collapsed_model_has_a_page(digits, tmp_path, small_decoder):
     test, latent = few(digits)
-    explorer.write(tmp_path / "page.html", test, torch.zeros_like(latent), constant, TITLE, prior=False)
+    explorer.write(tmp_path / "page.html", test, torch.zeros_like(latent), small_decoder, TITLE, prior=False)
     assert content(tmp_path / "page.html")["area"] == {"left": -0.5, "bottom": -0.5, "side": 1.0}
 
 

@@ -30,7 +30,7 @@ training.make_optimizers = lambda model, hidden, lr: [torch.optim.SGD(model.para
 training.learning_rate = lambda progress: 1.0
 script, count, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 args = Namespace(epochs=1, batch_size=count, lr=1.0, seed=0, resume=False, device="cpu", precision="fp32",
-                 run_dir=folder, images_dir=folder)
+                 compile=False, run_dir=folder, images_dir=folder)
 generator = torch.Generator().manual_seed(5)
 with training.start("test", args) as run:
     torch.manual_seed(0)

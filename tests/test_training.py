@@ -24,7 +24,16 @@ def squared_error(model, images):
 
 
 def make_run(tmp_path, **changes):
-    arguments = {"epochs": 2, "batch_size": 4, "lr": 0.1, "seed": 0, "resume": False, "run_dir": tmp_path, **changes}
+    arguments = {
+        "epochs": 2,
+        "batch_size": 4,
+        "lr": 0.1,
+        "seed": 0,
+        "resume": False,
+        "compile": False,
+        "run_dir": tmp_path,
+        **changes,
+    }
     return training.Run("test", Namespace(**arguments), torch.device("cpu"), "fp32")
 
 

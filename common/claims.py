@@ -1,0 +1,406 @@
+"""The README's claims, measured and drawn.
+
+python -m common.claims digits      the tables and figures of MNIST
+python -m common.claims faces       those of faces (--faces as in vanilla_vae_celeba.py)
+
+The models are those of the scripts with their default flags but --latent-dim, --noise and --ae. Runs that are finished
+are used, others are trained first: into runs/SCRIPT where all flags are the defaults, else into runs/claims.
+This module is a program on top of the scripts; nothing else in `common` imports them.
+"""
+
+import itertools
+import statistics
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import vanilla_ae
+import vanilla_vae_celeba
+import vanilla_vae_mnist
+from common import checkpoint, cli, digits, figures, training
+from common.celeba import TEST, TRAIN, load_faces
+from common.data import load_digits, select, shuffled_batches, stream_seed, to_float
+from common.errors import UserError
+from common.latent import fit_gaussian, interpolate, knn_accuracy
+from common.scores import PrincipalComponents, frechet_distance, linear_accuracy
+
+DIMENSIONS = (2, 8, 32)
+LABELS = (100, 1000, 60_000)
+SEEDS = 5  # draws of samples, of pairs and of labelled images
+CONFIDENT = 0.9
+DRAWN = 8  # the dimensions of the models in the figures of digits
+FACE_PAIRS = 4
+FEATURES = 128  # of the classifiers, whose last layer but one they are
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model: `encode` (N, C, S, S) uint8 -> (N, D), a VAE's means; `decode` -> pixels in [0, 1]."""
+
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+
+
+class Classifier(nn.Module):
+    """(B, C, S, S) in [0, 1] -> `outputs` logits: a small convolutional network whose features are the measure."""
+
+    def __init__(self, channels: int, size: int, outputs: int):
+        super().__init__()
+        layers, side = [], size
+        for inputs, filters in itertools.pairwise((channels, 32, 64, 128)):
+            layers += [nn.Conv2d(inputs, filters, 5, stride=2, padding=2), nn.BatchNorm2d(filters), nn.ReLU()]
+            side = (side + 1) // 2
+        self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * side**2, FEATURES), nn.ReLU())
+        self.head = nn.Linear(FEATURES, outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
+def shifted(images: Tensor, most: int) -> Tensor:
+    """`images` (B, C, S, S) moved together by up to `most` pixels each way, for a classifier's training."""
+    down, right = torch.randint(-most, most + 1, (2,)).tolist()
+    return images.roll((down, right), dims=(2, 3))
+
+
+def trained_classifier(
+    images: Tensor, targets: Tensor, epochs: int, device: torch.device, path: Path, batch_size: int = 256
+) -> Classifier:
+    """A classifier of `images` (N, C, S, S) uint8: into classes for targets (N,), of attributes for (N, A) bool.
+
+    Kept at `path`, and read from there if it is of the same data.
+    """
+    single = targets.ndim == 1
+    outputs = int(targets.max()) + 1 if single else targets.shape[1]
+    arguments = {"images": len(images), "size": images.shape[-1], "outputs": outputs, "epochs": epochs}
+    model = Classifier(images.shape[1], images.shape[-1], outputs).to(device)
+    if path.exists():
+        state = checkpoint.load(path)
+        if state["arguments"] == arguments:
+            model.load_state_dict(state["model"])
+            return model.eval()
+    torch.manual_seed(0)
+    for layer in model.modules():
+        if hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, fused=True)
+    precision = training.choose_precision("auto", device)
+    steps = epochs * -(-len(images) // batch_size)
+    done = 0
+    for epoch in range(epochs):
+        for index in shuffled_batches(len(images), batch_size, stream_seed("classifier", epoch), images.device):
+            optimizer.param_groups[0]["lr"] = 2e-3 * training.learning_rate((done + 0.5) / steps)
+            batch, answer = shifted(to_float(images[index].to(device)), 2), targets[index.cpu()].to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                logits = model(batch)
+            logits = logits.float()
+            if single:
+                loss = F.cross_entropy(logits, answer)
+            else:
+                loss = F.binary_cross_entropy_with_logits(logits, answer.float())
+            model.zero_grad()
+            loss.backward()
+            optimizer.step()
+            done += 1
+        print(f"classifier: epoch {epoch + 1}/{epochs}, loss {loss.item():.3f}", flush=True)
+    state = {"script": "claims", "arguments": arguments, "epoch": epochs, "model": model.state_dict(), "history": []}
+    checkpoint.save(path, state)
+    return model.eval()
+
+
+def finished_run(script: ModuleType, flags: Sequence[str], name: str | None, args: Namespace, faces: str | None = None):
+    """The checkpoint of `script` with `flags`, trained if it isn't there or not to its end.
+
+    `name` is its folder in runs/claims; None means the script's own, with the figures in images/. `faces` is what
+    the script writes down of its pictures. Raises UserError where another run's checkpoint lies there.
+    """
+    folder = args.runs_dir / (script.SCRIPT if name is None else Path("claims", name))
+    pictures = args.images_dir if name is None else folder / "images"
+    argv = [*flags, "--data-dir", args.data_dir, "--run-dir", folder, "--images-dir", pictures]
+    argv += ["--device", args.device, *(("--epochs", args.epochs) if args.epochs else ())]
+    argv += ["--limit", args.limit] if args.limit else []
+    argv = [str(word) for word in argv]
+    wanted = script.parse_args(argv)
+    if faces is not None:
+        wanted.faces = faces
+    path = folder / "checkpoint.pt"
+    state = checkpoint.load(path) if path.exists() else {"epoch": 0}
+    if state["epoch"] < wanted.epochs:
+        print(f"python {script.SCRIPT}.py {' '.join(argv)}", flush=True)
+        script.main([*argv, *(["--resume"] if path.exists() else [])])
+        state = checkpoint.load(path)
+    shaping = training.Run(script.SCRIPT, wanted, torch.device("cpu"), "fp32").arguments
+    checkpoint.check_same_run(state, script.SCRIPT, shaping, path)
+    return state
+
+
+def digit_model(kind: str, dimensions: int, args: Namespace, device: torch.device, noise: float = 0.0) -> Model:
+    """The autoencoder ("AE") or the VAE on MNIST with a latent space of that many dimensions."""
+    script = vanilla_ae if kind == "AE" else vanilla_vae_mnist
+    default = dimensions == script.LATENT_DIM and not noise
+    flags = ["--latent-dim", str(dimensions), *(["--noise", str(noise)] if noise else [])]
+    name = f"{script.SCRIPT}_{dimensions}" + (f"_noise_{noise:g}" if noise else "")
+    state = finished_run(script, flags, None if default else name, args)
+    network = (vanilla_ae.Autoencoder if kind == "AE" else vanilla_vae_mnist.VariationalAutoencoder)(dimensions)
+    network.load_state_dict(state["model"])
+    network = network.to(device).eval()
+
+    def mean(images: Tensor) -> Tensor:
+        return network.encode(images) if kind == "AE" else network.encode(images)[0]
+
+    return Model(
+        lambda images: training.compute(mean, images, device),
+        lambda latent: training.compute(lambda batch: network.decode(batch).sigmoid(), latent, device),
+    )
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table in Markdown, as the README shows it."""
+    print(f"\n**{title}**\n\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
+    for row in rows:
+        print(f"| {' | '.join(map(str, row))} |")
+    print(flush=True)
+
+
+def with_spread(values: Sequence[float], digits: int) -> str:
+    """The mean over the seeds, and their standard deviation."""
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def generators() -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in range(SEEDS)]
+
+
+def ways_of_drawing(model: Model, train_codes: Tensor, codes: Tensor) -> dict[str, list[Tensor]]:
+    """Latent points (N, D), as many as `codes`, of each way to make new images; one draw a seed where it is random."""
+    mean, factor = fit_gaussian(train_codes)
+    found: dict[str, list[Tensor]] = {"reconstructions": [codes], "N(0, I)": [], "fitted Gaussian": [], "midpoints": []}
+    for generator in generators():
+        noise = torch.randn(codes.shape, generator=generator)
+        partner = codes[torch.randperm(len(codes), generator=generator)]
+        found["N(0, I)"].append(noise)
+        found["fitted Gaussian"].append(mean + noise @ factor.T)
+        found["midpoints"].append((codes + partner) / 2)
+    return found
+
+
+def realism(
+    models: dict[str, Model],
+    codes: dict[str, tuple[Tensor, Tensor]],
+    classifier: Classifier,
+    train: Tensor,
+    test: Tensor,
+    device: torch.device,
+    confident: bool,
+) -> tuple[list[str], list[list[str]], dict]:
+    """Fréchet distances to the test images of reconstructions, samples and midpoints of random pairs.
+
+    `codes` are those of the train and the test images; `confident` adds the share of images to one class of which
+    the classifier gives more than 90%. Returns a header, rows for a table, and the numbers.
+    """
+
+    def judge(images: Tensor) -> tuple[float, float]:
+        features = training.compute(classifier.features, images, device)
+        sure = training.compute(classifier.head, features, device).softmax(dim=1).max(dim=1).values > CONFIDENT
+        return frechet_distance(features, reference), sure.double().mean().item()
+
+    reference = training.compute(classifier.features, test, device)
+    some = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: len(test)]]
+    numbers: dict = {"train images": {"real": [judge(some)]}, "test images": {"real": [judge(test)]}}
+    for name, model in models.items():
+        ways = ways_of_drawing(model, *codes[name])
+        numbers[name] = {way: [judge(model.decode(points)) for points in draws] for way, draws in ways.items()}
+    shown = ("reconstructions", "midpoints", "N(0, I)", "fitted Gaussian")
+    rows = []
+    for name in models:
+        row = [name]
+        for way in shown:
+            found = numbers[name][way]
+            share = f" ({statistics.mean(sure for _, sure in found):.0%})" if confident else ""
+            row.append(with_spread([distance for distance, _ in found], 1) + share)
+        rows.append(row)
+    distance, sure = numbers["train images"]["real"][0]
+    rows.append(
+        [f"{len(some):,} training images", f"{distance:.1f}" + (f" ({sure:.0%})" if confident else ""), *[""] * 3]
+    )
+    return ["", *shown], rows, numbers
+
+
+def claims_of_digits(args: Namespace) -> None:
+    device = training.choose_device(args.device)
+    train, test = load_digits("MNIST", args.data_dir)
+    models = {
+        f"{kind}, {dimensions}": digit_model(kind, dimensions, args, device)
+        for dimensions in DIMENSIONS
+        for kind in ("AE", "VAE")
+    }
+    denoiser = digit_model("AE", max(DIMENSIONS), args, device, noise=args.noise)
+    pixels = [to_float(split.images).flatten(1) for split in (train, test)]
+    codes = {name: (model.encode(train.images), model.encode(test.images)) for name, model in models.items()}
+    decoded = {name: model.decode(codes[name][1]).flatten(1) for name, model in models.items()}
+    for dimensions in DIMENSIONS:
+        components, name = PrincipalComponents.fit(pixels[0], dimensions), f"PCA, {dimensions}"
+        codes[name] = tuple(components.encode(part) for part in pixels)
+        decoded[name] = components.decode(codes[name][1])
+    codes["raw pixels, 784"] = tuple(pixels)
+    results: dict = {}
+
+    rows = []
+    for name in sorted(codes, key=lambda name: int(name.split(", ")[1])):
+        error = f"{(decoded[name] - pixels[1]).square().mean():.4f}" if name in decoded else ""
+        accuracy = knn_accuracy(codes[name][0], train.labels, codes[name][1], test.labels)
+        results[name] = {"mse": float(error) if error else 0.0, "knn": accuracy, "linear": {}}
+        for count in LABELS:
+            found = []
+            for generator in generators()[: SEEDS if count < len(train.labels) else 1]:
+                chosen = torch.randperm(len(train.labels), generator=generator)[:count]
+                labels = train.labels[chosen]
+                found.append(linear_accuracy(codes[name][0][chosen], labels, codes[name][1], test.labels))
+            results[name]["linear"][count] = found
+        linear = [with_spread([100 * value for value in found], 1) for found in results[name]["linear"].values()]
+        rows.append([name, error, f"{100 * accuracy:.1f}", *linear])
+    table(
+        "Dimensionality reduction and feature extraction: test MSE; test accuracy in % of 5 nearest neighbours, and of "
+        "a linear classifier trained with so many labels",
+        ["code, dimensions", "MSE", "5-NN", *(f"{count:,} labels" for count in LABELS)],
+        rows,
+    )
+
+    path = args.images_dir / f"{vanilla_ae.SCRIPT}_denoising.png"
+    results["denoising"] = digits.draw_denoising(
+        test, args.noise, lambda noisy: denoiser.decode(denoiser.encode(noisy)), path
+    )
+    table(
+        f"Denoising: mean PSNR of the test digits in dB, Gaussian noise of standard deviation {args.noise:g}",
+        ["noisy", "median filter", f"autoencoder, {max(DIMENSIONS)} dimensions"],
+        [[f"{ratio:.1f}" for ratio in results["denoising"].values()]],
+    )
+
+    classifier = trained_classifier(train.images, train.labels, 8, device, args.runs_dir / "claims/digits.pt")
+    answers = training.compute(classifier, test.images, device).argmax(dim=1)
+    accuracy = (answers == test.labels).double().mean().item()
+    header, rows, results["realism"] = realism(models, codes, classifier, train.images, test.images, device, True)
+    table(
+        f"Realism: Fréchet distance to the {len(test.labels):,} test digits between features of a classifier of "
+        f"{accuracy:.2%} test accuracy, and the share of images of which it is sure (over {CONFIDENT:.0%})",
+        header,
+        rows,
+    )
+    results["classifier_accuracy"] = accuracy
+    checkpoint.write_json(args.runs_dir / "claims/digits.json", results)
+    draw_digits(models, codes, test, args.images_dir)
+
+
+def draw_digits(models: dict[str, Model], codes: dict, test, folder: Path) -> None:
+    """Samples of both models by both samplers; the same pairs through both."""
+    kinds = {kind: f"{kind}, {DRAWN}" for kind in ("AE", "VAE")}
+    rows, names = [], []
+    noise = torch.randn(2 * 20, DRAWN, generator=torch.Generator().manual_seed(digits.SAMPLES_SEED))
+    for kind, name in kinds.items():
+        mean, factor = fit_gaussian(codes[name][0])
+        for way, points in (("N(0, I)", noise), ("fitted Gaussian", mean + noise @ factor.T)):
+            rows.append(models[name].decode(points).view(2, 20, 28, 28))
+            names += [f"{kind}\n{way}", ""]
+    title = f"Digits decoded from the same random draws, latent spaces of {DRAWN} dimensions"
+    figures.save(figures.pictures(torch.cat(rows).numpy(), title, names=names), folder / "claims_samples.png")
+
+    shown = digits.first_of_each_class(test, 1)
+    originals, rows, names = to_float(test.images), [], []
+    for first, second in digits.PAIRS:
+        for kind, name in kinds.items():
+            start, end = codes[name][1][shown[first]], codes[name][1][shown[second]]
+            between = models[name].decode(interpolate(start, end, digits.STEPS + 2))
+            rows.append(torch.cat([originals[shown[first], None], between, originals[shown[second], None]])[:, 0])
+            names.append(kind)
+    columns = ["original", "recon-\nstruction", *[""] * digits.STEPS, "recon-\nstruction", "original"]
+    columns[2 + digits.STEPS // 2] = "decoded along the straight line"
+    title = f"The first test digits of two classes, and what lies between them: autoencoder and VAE, {DRAWN} dimensions"
+    sheet = figures.pictures(torch.stack(rows).numpy(), title, columns, names)
+    figures.save(sheet, folder / "claims_interpolation.png")
+
+
+def face_model(plain: bool, faces, args: Namespace, device: torch.device) -> Model:
+    """The face script's VAE with its default flags, or with --ae."""
+    script = vanilla_vae_celeba
+    flags = [*(["--faces", args.faces] if args.faces else []), *(["--ae"] if plain else [])]
+    name = f"{script.SCRIPT}_ae" if plain else None
+    state = finished_run(script, flags, name, args, faces.description)
+    network = script.VariationalAutoencoder(script.LATENT_DIM, faces.images.shape[-1])
+    network.load_state_dict(state["model"])
+    network = network.to(device, memory_format=torch.channels_last).eval()
+    return Model(
+        lambda images: training.compute(lambda batch: network.encode(batch)[0], images, device),
+        lambda latent: training.compute(network.decode, latent, device).clamp(0, 1),
+    )
+
+
+def claims_of_faces(args: Namespace) -> None:
+    """Raises UserError where the pictures have no attributes."""
+    device = training.choose_device(args.device)
+    faces = load_faces(args.faces, args.data_dir)
+    if faces.attributes is None:
+        raise UserError(f"{faces.source} has no attributes to train a classifier with: add list_attr_celeba.txt")
+    train, test = (select(faces.images, faces.split == part) for part in (TRAIN, TEST))
+    models = {
+        "AE": face_model(True, faces, args, device),
+        "VAE": face_model(False, faces, args, device),
+    }
+    codes = {name: (model.encode(train), model.encode(test)) for name, model in models.items()}
+    path = args.runs_dir / "claims/faces.pt"
+    classifier = trained_classifier(train, faces.attributes[faces.split == TRAIN], 10, device, path, batch_size=128)
+    truth = faces.attributes[faces.split == TEST]
+    accuracy = ((training.compute(classifier, test, device) > 0) == truth).double().mean().item()
+    usual = torch.maximum(truth.double().mean(dim=0), 1 - truth.double().mean(dim=0)).mean().item()
+    header, rows, numbers = realism(models, codes, classifier, train, test, device, False)
+    table(
+        f"Realism: Fréchet distance to the {len(test):,} test faces of {faces.source} between features of a classifier "
+        f"of {truth.shape[1]} attributes (test accuracy {accuracy:.1%}; the commoner answer always: {usual:.1%})",
+        header,
+        rows,
+    )
+    checkpoint.write_json(args.runs_dir / "claims/faces.json", {"realism": numbers, "classifier_accuracy": accuracy})
+
+    originals, rows, names = to_float(test[: 2 * FACE_PAIRS]), [], []
+    for first in range(0, 2 * FACE_PAIRS, 2):
+        for name, model in models.items():
+            points = interpolate(codes[name][1][first], codes[name][1][first + 1], 10)
+            rows.append(torch.cat([originals[first, None], model.decode(points), originals[first + 1, None]]))
+            names.append(name)
+    columns = ["original", "recon-\nstruction", *[""] * 8, "recon-\nstruction", "original"]
+    columns[6] = "decoded along the straight line"
+    title = f"The first test faces in pairs, and what lies between them: autoencoder and VAE on {faces.source}"
+    sheet = torch.stack(rows).movedim(2, -1).numpy()
+    figures.save(figures.pictures(sheet, title, columns, names), args.images_dir / "5.png")
+
+
+def parse_args(argv: list[str] | None = None) -> Namespace:
+    flags = cli.Parser(prog="python -m common.claims", description=__doc__.splitlines()[0], formatter_class=cli.Help)
+    add = flags.add_argument
+    add("data", choices=("digits", "faces"), help="which claims")
+    add("--faces", metavar="PATH", help="a zip or folder of pictures, or the word drawn, as in vanilla_vae_celeba.py")
+    add("--noise", type=cli.number(float, 0, above=True), default=0.5, help="that the denoising autoencoder removes")
+    add("--epochs", type=cli.positive_int, help="of the runs that are missing (default: each script's own)")
+    add("--limit", type=cli.positive_int, metavar="N", help="train them on the first N images only (a quick try)")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, else the CPU")
+    add("--data-dir", type=Path, default=Path("data"), help="where the data sets are, or go")
+    add("--images-dir", type=Path, default=Path("images"), help="where the figures go")
+    add("--runs-dir", type=Path, default=Path("runs"), help="where runs are, or go")
+    return flags.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    checkpoint.check_writable(args.images_dir)
+    checkpoint.check_writable(args.runs_dir / "claims")
+    (claims_of_digits if args.data == "digits" else claims_of_faces)(args)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,342 @@
+"""How fast the project is, beside the way the same thing is usually written.
+
+    python tests/benchmark.py                 the table, in under five minutes on 2 cores
+    python tests/benchmark.py --json FILE     also as JSON
+    python tests/benchmark.py --device cuda   on a GPU, where our step is also compiled
+
+Ours and the usual way alternate in one process, so that a machine whose speed drifts slows both; the ratio is the
+median over the rounds, with its range. "The usual way" is what tutorials and well-known repositories show, written as
+a competent user would: a torchvision Dataset with ToTensor, a DataLoader, fp32, contiguous layout, zero_grad, backward,
+step, and `.item()` every step for the progress line; for faces a Dataset that decodes, crops, resizes and flips each
+picture in every epoch. The loader has as many workers as is fastest on 2 cores: none for digits, two for faces.
+Networks, losses, optimizers and batch sizes are the scripts' own on both sides.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from types import ModuleType
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import vanilla_ae  # noqa: E402
+import vanilla_vae_celeba  # noqa: E402
+import vanilla_vae_mnist  # noqa: E402
+from common import celeba, training  # noqa: E402
+from common.data import load_digits, random_flip, to_float  # noqa: E402
+from common.drawn_faces import draw_faces  # noqa: E402
+
+ROUNDS = 5
+STEPS = 20  # of digits in a round
+FACES = 1920
+FULL_CELEBA = 202_599
+PRODUCT = 2048  # rows and columns of the matrix product that the arithmetic is held against
+
+
+@dataclass(frozen=True)
+class Case:
+    """A script's model and how it is trained."""
+
+    script: ModuleType
+    build: Callable[[], nn.Module]
+    augment: Callable[[Tensor], Tensor] | None = None
+
+    def hidden(self, model: nn.Module) -> list[nn.Parameter]:
+        return model.hidden_weights() if hasattr(model, "hidden_weights") else []
+
+
+AE = Case(vanilla_ae, functools.partial(vanilla_ae.Autoencoder, vanilla_ae.LATENT_DIM))
+VAE = Case(vanilla_vae_mnist, functools.partial(vanilla_vae_mnist.VariationalAutoencoder, vanilla_vae_mnist.LATENT_DIM))
+FACE_VAE = Case(
+    vanilla_vae_celeba,
+    functools.partial(vanilla_vae_celeba.VariationalAutoencoder, vanilla_vae_celeba.LATENT_DIM, 64),
+    random_flip,
+)
+
+
+def ratios(ours: Callable[[], float], usual: Callable[[], float], rounds: int = ROUNDS) -> dict:
+    """Seconds of both, in turn, and the usual's over ours; the first round warms up and isn't counted."""
+    pairs = [(ours(), usual()) for _ in range(rounds + 1)][1:]
+    found = sorted(slow / fast for fast, slow in pairs)
+    return {
+        "ours": median(fast for fast, _ in pairs),
+        "usual": median(slow for _, slow in pairs),
+        "ratio": median(found),
+        "range": [found[0], found[-1]],
+    }
+
+
+def our_seconds(case: Case, images: Tensor, device: torch.device, folder: Path) -> float:
+    """An epoch of the project's own loop on `images` (N, C, S, S) uint8, without building the model and saving it."""
+    script = case.script
+    arguments = Namespace(
+        epochs=2, batch_size=script.BATCH_SIZE, lr=script.LEARNING_RATE, seed=0, resume=False, run_dir=folder,
+        compile=device.type == "cuda",
+    )  # fmt: skip
+    run = training.Run("benchmark", arguments, device, training.choose_precision("auto", device))
+    model = case.build().to(device, memory_format=torch.channels_last)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        history = training.fit(model, script.loss, images, run, case.hidden(model), case.augment)
+    return history[-1]["seconds"]  # the first epoch of a process compiles, and fills the allocator's cache
+
+
+def usual_seconds(case: Case, dataset: Dataset, workers: int, device: torch.device) -> float:
+    """An epoch the usual way."""
+    model = case.build().to(device)
+    optimizers = training.make_optimizers(model, case.hidden(model), case.script.LEARNING_RATE)
+    loader = DataLoader(
+        dataset, case.script.BATCH_SIZE, shuffle=True, num_workers=workers, pin_memory=device.type == "cuda"
+    )
+    began, running = time.perf_counter(), 0.0
+    for images, _ in loader:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss = case.script.loss(model, images.to(device))["loss"].mean()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        running += loss.item()
+    return time.perf_counter() - began
+
+
+class UsualFaces(Dataset):
+    """A folder of aligned pictures, each decoded, cropped, resized and flipped when it is asked for."""
+
+    def __init__(self, folder: Path):
+        from torchvision import transforms
+
+        self.paths = sorted(folder.glob("*.jpg"))
+        self.transform = transforms.Compose(
+            [
+                transforms.CenterCrop(148),
+                transforms.Resize(64),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.open(self.paths[index]).convert("RGB")), 0
+
+
+def write_aligned_faces(folder: Path, count: int) -> None:
+    """Drawn faces as JPEG files of CelebA's names and size."""
+    folder.mkdir()
+    for number, face in enumerate(draw_faces(count, 148).images, start=1):
+        canvas = np.pad(face, ((35, 35), (15, 15), (0, 0)), mode="edge")
+        Image.fromarray(canvas).save(folder / f"{number:06}.jpg", quality=90)
+
+
+def prepare_usual(folder: Path) -> float:
+    """Decode, crop and resize every picture on one core, with Pillow."""
+    began = time.perf_counter()
+    for path in sorted(folder.glob("*.jpg")):
+        picture = Image.open(path).convert("RGB").crop((15, 35, 163, 183))
+        np.asarray(picture.resize((64, 64), Image.Resampling.BILINEAR))
+    return time.perf_counter() - began
+
+
+def prepare_ours(folder: Path) -> float:
+    with tempfile.TemporaryDirectory() as cache:
+        began = time.perf_counter()
+        celeba.load_faces(str(folder), Path(cache), progress=False, echo=lambda line: None)
+        return time.perf_counter() - began
+
+
+def arithmetic(images: Tensor, device: torch.device) -> dict:
+    """The FLOP/s of the autoencoder's training step, optimizers included, over those of a large matrix product."""
+    precision = training.choose_precision("auto", device)
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right = (torch.randn(PRODUCT, PRODUCT, device=device).to(kind) for _ in range(2))
+    model = AE.build().to(device)
+    optimizers = training.make_optimizers(model, AE.hidden(model), vanilla_ae.LEARNING_RATE)
+    index = torch.arange(vanilla_ae.BATCH_SIZE, device=device)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            loss = vanilla_ae.loss(model, to_float(images[index]))["loss"].mean()
+        model.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    def seconds(function: Callable[[], object]) -> float:
+        began = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    step()
+    with FlopCounterMode(display=False) as counter:
+        step()
+    rounds = [(seconds(step), seconds(lambda: left @ right)) for _ in range(30)]
+    achieved = counter.get_total_flops() / median(first for first, _ in rounds)
+    peak = 2 * PRODUCT**3 / median(second for _, second in rounds)
+    return {"achieved": achieved, "peak": peak, "share": achieved / peak}
+
+
+def growth(images: Tensor, device: torch.device, folder: Path) -> dict:
+    """Seconds an epoch on a quarter, a half and all of the digits; the medians of three, in turn."""
+    parts = [images[: len(images) // share] for share in (4, 2, 1)]
+    times = [[our_seconds(AE, part, device, folder) for part in parts] for _ in range(4)][1:]
+    seconds = [median(column) for column in zip(*times, strict=True)]
+    an_image = [second / len(part) for second, part in zip(seconds, parts, strict=True)]
+    return {"seconds": seconds, "spread": max(an_image) / min(an_image) - 1}
+
+
+def peak_memory(*command: object) -> float:
+    """The peak resident size of a process in GB."""
+    code = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *map(str, command)], capture_output=True, text=True, check=True)
+    return int(done.stdout) * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+ALL_FACES = f"""
+import sys, torch, vanilla_vae_celeba as script
+from pathlib import Path
+from common import celeba, training
+folder, device = Path(sys.argv[1]), sys.argv[2]
+count = {FULL_CELEBA}
+with open(folder / "all.uint8", "wb") as file:
+    file.truncate(count * 64 * 64 * 3)
+pixels = torch.from_file(str(folder / "all.uint8"), size=count * 64 * 64 * 3, dtype=torch.uint8)
+images = pixels.view(count, 64, 64, 3).permute(0, 3, 1, 2)
+split = torch.full((count,), 2, dtype=torch.uint8)
+split[:182_637], split[:162_770] = 1, 0
+script.load_faces = lambda *_: celeba.Faces(images, split, None, (), [], "blank faces", False)
+# Every image is read and every code kept, but to compute with all of them would take hours.
+script.random_flip = lambda batch: batch[:1]
+evaluate, compute = training.evaluate, training.compute
+training.evaluate = lambda model, loss, images, device: evaluate(model, loss, images[:1000], device)
+def computed(function, inputs, device):
+    part = compute(function, inputs[:1000], device)
+    return torch.cat([part] * -(-len(inputs) // 1000))[:len(inputs)]
+training.compute = computed
+script.main(["--epochs", "1", "--batch-size", "512", "--device", device, "--run-dir", str(folder / "run"),
+             "--images-dir", str(folder / "images")])
+"""
+
+
+def memory(folder: Path, device: torch.device) -> dict:
+    """Each script for an epoch and its figures; faces with a cache of CelebA's full size, every picture read."""
+    flags = ("--epochs", 1, "--images-dir", folder / "images", "--data-dir", ROOT / "data", "--device", device.type)
+    sizes = {
+        name: peak_memory(sys.executable, ROOT / f"{name}.py", *flags, "--run-dir", folder / name)
+        for name in ("vanilla_ae", "vanilla_vae_mnist")
+    }
+    command = ("env", f"PYTHONPATH={ROOT}", sys.executable, "-c", ALL_FACES, folder, device.type)
+    sizes["vanilla_vae_celeba"] = peak_memory(*command)
+    return sizes
+
+
+def first_step_seconds(folder: Path, device: torch.device) -> float:
+    """From the start of `vanilla_ae.py` to the end of its first training step, the checkpoint after it included."""
+    flags = ("--limit", vanilla_ae.BATCH_SIZE, "--epochs", 1, "--run-dir", folder / "first", "--images-dir", folder)
+    flags += ("--data-dir", ROOT / "data", "--device", device.type)
+    command = [sys.executable, "-u", ROOT / "vanilla_ae.py", *flags]
+    began = time.perf_counter()
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 1/1"):
+                seconds = time.perf_counter() - began
+                process.kill()
+                return seconds
+    raise RuntimeError("vanilla_ae.py ended before its first step")
+
+
+def measure(device: torch.device, folder: Path) -> dict[str, dict]:
+    from torchvision import datasets, transforms
+
+    found: dict[str, dict] = {}
+    train, _ = load_digits("MNIST", ROOT / "data")
+    images, few = train.images.to(device), STEPS * vanilla_ae.BATCH_SIZE
+    usual_digits = Subset(datasets.MNIST(ROOT / "data", transform=transforms.ToTensor()), range(few))
+    for name, case in (("AE", AE), ("VAE", VAE)):
+        found[f"{name} on MNIST, {STEPS} training steps"] = ratios(
+            functools.partial(our_seconds, case, images[:few], device, folder),
+            functools.partial(usual_seconds, case, usual_digits, 0, device),
+        )
+
+    pictures = folder / "pictures"
+    write_aligned_faces(pictures, FACES)
+    cached = celeba.load_faces(str(pictures), folder / "cache", progress=False, echo=lambda line: None).images
+    found[f"faces, an epoch of {FACES:,} after the first"] = ratios(
+        functools.partial(our_seconds, FACE_VAE, cached.to(device), device, folder),
+        functools.partial(usual_seconds, FACE_VAE, UsualFaces(pictures), 2, device),
+        rounds=3,
+    )
+    found[f"faces, preparation of {FACES:,}"] = ratios(lambda: prepare_ours(pictures), lambda: prepare_usual(pictures))
+    found["start"] = {"seconds": median(first_step_seconds(folder, device) for _ in range(3))}
+    found["arithmetic"] = arithmetic(images, device)
+    found["growth"] = growth(images, device, folder)
+    found["memory"] = memory(folder, device)
+    return found
+
+
+def show(found: dict[str, dict]) -> None:
+    print("| row | ours | the usual way | usual / ours (range) |\n|---|---|---|---|")
+    for name, row in found.items():
+        if "ratio" in row:
+            low, high = row["range"]
+            seconds = f"{row['ours']:.2f} s | {row['usual']:.2f} s"
+            print(f"| {name} | {seconds} | **{row['ratio']:.1f}** ({low:.1f}-{high:.1f}) |")
+    print(f"| `vanilla_ae.py`, start to first training step | {found['start']['seconds']:.1f} s | | |")
+    rate = found["arithmetic"]
+    print(
+        f"| the AE's training step, arithmetic | {rate['achieved'] / 1e9:,.0f} GFLOP/s | matrix product "
+        f"{rate['peak'] / 1e9:,.0f} GFLOP/s | {rate['share']:.0%} of it |"
+    )
+    seconds = ", ".join(f"{value:.2f}" for value in found["growth"]["seconds"])
+    print(
+        f"| the AE's epoch on 1/4, 1/2, all of MNIST | {seconds} s | | an image's share differs by "
+        f"{found['growth']['spread']:.0%} |"
+    )
+    for name, size in found["memory"].items():
+        print(f"| peak memory, `{name}.py` | {size:.2f} GB | | |")
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
+    flags.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to compute")
+    args = flags.parse_args()
+    began = time.perf_counter()
+    device = training.choose_device(args.device)
+    torch.set_flush_denormal(True)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(device, Path(folder))
+    show(found)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{os.cpu_count()} cores"
+    print(f"\n{time.perf_counter() - began:.0f} s on {name}, PyTorch {torch.__version__}")
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
