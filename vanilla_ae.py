@@ -81,7 +81,7 @@ def loss(model: Autoencoder, images: Tensor, noise: float = 0.0) -> dict[str, Te
     """The squared error of the reconstruction, summed over pixels to train on, averaged to report; (B,) each.
 
     With `noise` the encoder sees noisy images, a new draw every time, and the decoder has to give the clean ones
-    (Vincent et al. 2008, "Extracting and Composing Robust Features with Denoising Autoencoders").
+    (Vincent et al. 2010, "Stacked Denoising Autoencoders").
     """
     reconstruction = model.decode(model.encode(add_noise(images, noise) if noise else images)).sigmoid()
     squared_error = (reconstruction - images).square().flatten(1)
@@ -96,7 +96,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         type=cli.non_negative_float,
         default=0.0,
         metavar="SIGMA",
-        help="learn to remove Gaussian noise of this standard deviation, in grey levels of [0, 1]",
+        help="learn to remove Gaussian noise of this standard deviation, clipped to [0, 1]",
     )
     return flags.parse_args(argv)
 
@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
 
         train_latent, latent = encode(images), encode(test.images)
         scores = {
-            "mse": training.evaluate(model, objective, test.images, run.device)["mse"],
+            "mse": training.evaluate(model, loss, test.images, run.device)["mse"],
             "knn": knn_accuracy(train_latent, train.labels[: args.limit], latent, test.labels),
         }
         if args.noise:
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
             model.decoder,
             history=history,
             curves={"mse": "mean squared error (grey levels)"},
-            model=f"Autoencoder on {args.dataset}",
+            model=("Denoising autoencoder" if args.noise else "Autoencoder") + f" on {args.dataset}",
             scores=f"test MSE {scores['mse']:.4f}, accuracy of 5 nearest neighbours {scores['knn']:.1%}",
             paths={
                 "explorer": args.images_dir / f"{SCRIPT}_explorer.html",

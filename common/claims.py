@@ -3,8 +3,8 @@
 python -m common.claims digits      the tables and figures of MNIST
 python -m common.claims faces       those of faces (--faces as in vanilla_vae_celeba.py)
 
-The models are those of the scripts with their default flags but --latent-dim, --noise and --ae. Runs that are finished
-are used, others are trained first: into runs/SCRIPT where all flags are the defaults, else into runs/claims.
+The models are those of the scripts with their default flags but --latent-dim, --noise and --ae. A finished run in
+runs/SCRIPT is used where it is the wanted one; others are trained into runs/claims, once.
 This module is a program on top of the scripts; nothing else in `common` imports them.
 """
 
@@ -34,14 +34,14 @@ DIMENSIONS = (2, 8, 32)
 LABELS = (100, 1000, 60_000)
 SEEDS = 5  # draws of samples, of pairs and of labelled images
 CONFIDENT = 0.9
-DRAWN = 8  # the dimensions of the models in the figures of digits
+FIGURE_DIMENSIONS = 8  # of the models in the figures of digits
 FACE_PAIRS = 4
 FEATURES = 128  # of the classifiers, whose last layer but one they are
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model: `encode` (N, C, S, S) uint8 -> (N, D), a VAE's means; `decode` -> pixels in [0, 1]."""
+    """A trained model: `encode` (N, C, S, S), uint8 or in [0, 1] -> (N, D), a VAE's means; `decode` -> in [0, 1]."""
 
     encode: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
@@ -74,21 +74,18 @@ def trained_classifier(
 ) -> Classifier:
     """A classifier of `images` (N, C, S, S) uint8: into classes for targets (N,), of attributes for (N, A) bool.
 
-    Kept at `path`, and read from there if it is of the same data.
+    Kept at `path`, and read from there if it was trained on the same images.
     """
     single = targets.ndim == 1
     outputs = int(targets.max()) + 1 if single else targets.shape[1]
-    arguments = {"images": len(images), "size": images.shape[-1], "outputs": outputs, "epochs": epochs}
+    arguments = {"images": list(images.shape), "sum": int(images.sum()), "outputs": outputs, "epochs": epochs}
+    torch.manual_seed(0)
     model = Classifier(images.shape[1], images.shape[-1], outputs).to(device)
     if path.exists():
         state = checkpoint.load(path)
         if state["arguments"] == arguments:
-            model.load_state_dict(state["model"])
+            load(model, state, path)
             return model.eval()
-    torch.manual_seed(0)
-    for layer in model.modules():
-        if hasattr(layer, "reset_parameters"):
-            layer.reset_parameters()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, fused=True)
     precision = training.choose_precision("auto", device)
     steps = epochs * -(-len(images) // batch_size)
@@ -114,41 +111,48 @@ def trained_classifier(
     return model.eval()
 
 
-def finished_run(script: ModuleType, flags: Sequence[str], name: str | None, args: Namespace, faces: str | None = None):
-    """The checkpoint of `script` with `flags`, trained if it isn't there or not to its end.
+def load(model: nn.Module, state: dict, path: Path) -> None:
+    """Fill `model` from a checkpoint. Raises UserError where it is of another architecture."""
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise UserError(f"{path} doesn't fit this version of the model: remove it and run again") from error
 
-    `name` is its folder in runs/claims; None means the script's own, with the figures in images/. `faces` is what
-    the script writes down of its pictures. Raises UserError where another run's checkpoint lies there.
+
+def finished_run(script: ModuleType, choices: Sequence[str], args: Namespace, faces: str | None = None):
+    """The checkpoint of `script` with the flags `choices`, and its path; trained if it is not there.
+
+    `faces` is what the script writes down of its pictures.
     """
-    folder = args.runs_dir / (script.SCRIPT if name is None else Path("claims", name))
-    pictures = args.images_dir if name is None else folder / "images"
-    argv = [*flags, "--data-dir", args.data_dir, "--run-dir", folder, "--images-dir", pictures]
-    argv += ["--device", args.device, *(("--epochs", args.epochs) if args.epochs else ())]
-    argv += ["--limit", args.limit] if args.limit else []
-    argv = [str(word) for word in argv]
-    wanted = script.parse_args(argv)
+    if args.epochs:
+        choices = [*choices, "--epochs", str(args.epochs)]
+    if args.limit:
+        choices = [*choices, "--limit", str(args.limit)]
+    folder = args.runs_dir / "claims" / "_".join([script.SCRIPT, *(word.lstrip("-") for word in choices)])
+    flags = [*choices, *(["--faces", args.faces] if faces and args.faces else []), "--device", args.device]
+    flags += ["--data-dir", str(args.data_dir), "--run-dir", str(folder), "--images-dir", str(folder / "images")]
+    wanted = script.parse_args(flags)
     if faces is not None:
         wanted.faces = faces
-    path = folder / "checkpoint.pt"
-    state = checkpoint.load(path) if path.exists() else {"epoch": 0}
-    if state["epoch"] < wanted.epochs:
-        print(f"python {script.SCRIPT}.py {' '.join(argv)}", flush=True)
-        script.main([*argv, *(["--resume"] if path.exists() else [])])
-        state = checkpoint.load(path)
-    shaping = training.Run(script.SCRIPT, wanted, torch.device("cpu"), "fp32").arguments
-    checkpoint.check_same_run(state, script.SCRIPT, shaping, path)
-    return state
+    arguments = training.Run(script.SCRIPT, wanted, torch.device("cpu"), "fp32").arguments
+    own, ours = args.runs_dir / script.SCRIPT / "checkpoint.pt", folder / "checkpoint.pt"
+    for path in (own, ours):
+        if path.exists():
+            state = checkpoint.load(path)
+            if state["epoch"] == wanted.epochs and (state["script"], state["arguments"]) == (script.SCRIPT, arguments):
+                return state, path
+    print(f"python {script.SCRIPT}.py {' '.join(flags)}", flush=True)
+    script.main([*flags, *(["--resume"] if ours.exists() else [])])
+    return checkpoint.load(ours), ours
 
 
 def digit_model(kind: str, dimensions: int, args: Namespace, device: torch.device, noise: float = 0.0) -> Model:
     """The autoencoder ("AE") or the VAE on MNIST with a latent space of that many dimensions."""
     script = vanilla_ae if kind == "AE" else vanilla_vae_mnist
-    default = dimensions == script.LATENT_DIM and not noise
-    flags = ["--latent-dim", str(dimensions), *(["--noise", str(noise)] if noise else [])]
-    name = f"{script.SCRIPT}_{dimensions}" + (f"_noise_{noise:g}" if noise else "")
-    state = finished_run(script, flags, None if default else name, args)
+    choices = ["--latent-dim", str(dimensions), *(["--noise", str(noise)] if noise else [])]
+    state, path = finished_run(script, choices, args)
     network = (vanilla_ae.Autoencoder if kind == "AE" else vanilla_vae_mnist.VariationalAutoencoder)(dimensions)
-    network.load_state_dict(state["model"])
+    load(network, state, path)
     network = network.to(device).eval()
 
     def mean(images: Tensor) -> Tensor:
@@ -178,7 +182,7 @@ def generators() -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in range(SEEDS)]
 
 
-def ways_of_drawing(model: Model, train_codes: Tensor, codes: Tensor) -> dict[str, list[Tensor]]:
+def ways_of_drawing(train_codes: Tensor, codes: Tensor) -> dict[str, list[Tensor]]:
     """Latent points (N, D), as many as `codes`, of each way to make new images; one draw a seed where it is random."""
     mean, factor = fit_gaussian(train_codes)
     found: dict[str, list[Tensor]] = {"reconstructions": [codes], "N(0, I)": [], "fitted Gaussian": [], "midpoints": []}
@@ -206,31 +210,30 @@ def realism(
     the classifier gives more than 90%. Returns a header, rows for a table, and the numbers.
     """
 
-    def judge(images: Tensor) -> tuple[float, float]:
+    def judge(images: Tensor) -> list[float]:
         features = training.compute(classifier.features, images, device)
-        sure = training.compute(classifier.head, features, device).softmax(dim=1).max(dim=1).values > CONFIDENT
-        return frechet_distance(features, reference), sure.double().mean().item()
+        found = [frechet_distance(features, reference)]
+        if confident:
+            sure = training.compute(classifier.head, features, device).softmax(dim=1).max(dim=1).values > CONFIDENT
+            found.append(sure.double().mean().item())
+        return found
 
     reference = training.compute(classifier.features, test, device)
     some = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: len(test)]]
     numbers: dict = {"train images": {"real": [judge(some)]}, "test images": {"real": [judge(test)]}}
     for name, model in models.items():
-        ways = ways_of_drawing(model, *codes[name])
+        ways = ways_of_drawing(*codes[name])
         numbers[name] = {way: [judge(model.decode(points)) for points in draws] for way, draws in ways.items()}
-    shown = ("reconstructions", "midpoints", "N(0, I)", "fitted Gaussian")
-    rows = []
-    for name in models:
-        row = [name]
-        for way in shown:
-            found = numbers[name][way]
-            share = f" ({statistics.mean(sure for _, sure in found):.0%})" if confident else ""
-            row.append(with_spread([distance for distance, _ in found], 1) + share)
-        rows.append(row)
-    distance, sure = numbers["train images"]["real"][0]
-    rows.append(
-        [f"{len(some):,} training images", f"{distance:.1f}" + (f" ({sure:.0%})" if confident else ""), *[""] * 3]
-    )
-    return ["", *shown], rows, numbers
+    ways = ("reconstructions", "midpoints", "N(0, I)", "fitted Gaussian")
+    rows = [[name, *(cell(numbers[name][way]) for way in ways)] for name in models]
+    rows.append([f"{len(some):,} training images", cell(numbers["train images"]["real"]), "", "", ""])
+    return ["", *ways], rows, numbers
+
+
+def cell(found: list[list[float]]) -> str:
+    """The distances of several draws, and the share of sure answers, if there is one."""
+    distances, *shares = zip(*found, strict=True)
+    return with_spread(distances, 1) + "".join(f" ({statistics.mean(share):.0%})" for share in shares)
 
 
 def claims_of_digits(args: Namespace) -> None:
@@ -254,9 +257,9 @@ def claims_of_digits(args: Namespace) -> None:
 
     rows = []
     for name in sorted(codes, key=lambda name: int(name.split(", ")[1])):
-        error = f"{(decoded[name] - pixels[1]).square().mean():.4f}" if name in decoded else ""
+        error = (decoded[name] - pixels[1]).square().mean().item() if name in decoded else None
         accuracy = knn_accuracy(codes[name][0], train.labels, codes[name][1], test.labels)
-        results[name] = {"mse": float(error) if error else 0.0, "knn": accuracy, "linear": {}}
+        results[name] = {"mse": error, "knn": accuracy, "linear": {}}
         for count in LABELS:
             found = []
             for generator in generators()[: SEEDS if count < len(train.labels) else 1]:
@@ -265,10 +268,10 @@ def claims_of_digits(args: Namespace) -> None:
                 found.append(linear_accuracy(codes[name][0][chosen], labels, codes[name][1], test.labels))
             results[name]["linear"][count] = found
         linear = [with_spread([100 * value for value in found], 1) for found in results[name]["linear"].values()]
-        rows.append([name, error, f"{100 * accuracy:.1f}", *linear])
+        rows.append([name, "" if error is None else f"{error:.4f}", f"{100 * accuracy:.1f}", *linear])
     table(
         "Dimensionality reduction and feature extraction: test MSE; test accuracy in % of 5 nearest neighbours, and of "
-        "a linear classifier trained with so many labels",
+        f"a linear classifier trained with so many labels (± over {SEEDS} draws of them, one model a row)",
         ["code, dimensions", "MSE", "5-NN", *(f"{count:,} labels" for count in LABELS)],
         rows,
     )
@@ -278,9 +281,10 @@ def claims_of_digits(args: Namespace) -> None:
         test, args.noise, lambda noisy: denoiser.decode(denoiser.encode(noisy)), path
     )
     table(
-        f"Denoising: mean PSNR of the test digits in dB, Gaussian noise of standard deviation {args.noise:g}",
-        ["noisy", "median filter", f"autoencoder, {max(DIMENSIONS)} dimensions"],
-        [[f"{ratio:.1f}" for ratio in results["denoising"].values()]],
+        f"Denoising: mean PSNR of the test digits in dB, Gaussian noise of standard deviation {args.noise:g}, "
+        "clipped to [0, 1]",
+        ["noisy", "3x3 median filter", f"autoencoder, {max(DIMENSIONS)} dimensions"],
+        [[f"{results['denoising'][name]:.1f}" for name in ("psnr_noisy", "psnr_median", "psnr")]],
     )
 
     classifier = trained_classifier(train.images, train.labels, 8, device, args.runs_dir / "claims/digits.pt")
@@ -289,7 +293,8 @@ def claims_of_digits(args: Namespace) -> None:
     header, rows, results["realism"] = realism(models, codes, classifier, train.images, test.images, device, True)
     table(
         f"Realism: Fréchet distance to the {len(test.labels):,} test digits between features of a classifier of "
-        f"{accuracy:.2%} test accuracy, and the share of images of which it is sure (over {CONFIDENT:.0%})",
+        f"{accuracy:.2%} test accuracy, ± over {SEEDS} draws, and the share of images of which it is over "
+        f"{CONFIDENT:.0%} sure",
         header,
         rows,
     )
@@ -298,18 +303,27 @@ def claims_of_digits(args: Namespace) -> None:
     draw_digits(models, codes, test, args.images_dir)
 
 
+def draw_samples(models: dict[str, Model], codes: dict[str, Tensor], columns: int, title: str, path: Path) -> None:
+    """Two rows of samples of each model by each sampler; `codes` (N, D) are those of the training images."""
+    rows, names = [], []
+    for name, model in models.items():
+        mean, factor = fit_gaussian(codes[name])
+        noise = torch.randn(2 * columns, len(mean), generator=torch.Generator().manual_seed(digits.SAMPLES_SEED))
+        for way, points in (("N(0, I)", noise), ("fitted Gaussian", mean + noise @ factor.T)):
+            rows.append(model.decode(points).unflatten(0, (2, columns)))
+            names += [f"{name}\n{way}", ""]
+    sheet = torch.cat(rows)
+    sheet = sheet[:, :, 0] if sheet.shape[2] == 1 else sheet.movedim(2, -1)
+    figures.save(figures.pictures(sheet.numpy(), title, names=names), path)
+
+
 def draw_digits(models: dict[str, Model], codes: dict, test, folder: Path) -> None:
     """Samples of both models by both samplers; the same pairs through both."""
-    kinds = {kind: f"{kind}, {DRAWN}" for kind in ("AE", "VAE")}
-    rows, names = [], []
-    noise = torch.randn(2 * 20, DRAWN, generator=torch.Generator().manual_seed(digits.SAMPLES_SEED))
-    for kind, name in kinds.items():
-        mean, factor = fit_gaussian(codes[name][0])
-        for way, points in (("N(0, I)", noise), ("fitted Gaussian", mean + noise @ factor.T)):
-            rows.append(models[name].decode(points).view(2, 20, 28, 28))
-            names += [f"{kind}\n{way}", ""]
-    title = f"Digits decoded from the same random draws, latent spaces of {DRAWN} dimensions"
-    figures.save(figures.pictures(torch.cat(rows).numpy(), title, names=names), folder / "claims_samples.png")
+    kinds = {kind: f"{kind}, {FIGURE_DIMENSIONS}" for kind in ("AE", "VAE")}
+    title = f"Digits decoded from the same random draws, latent spaces of {FIGURE_DIMENSIONS} dimensions"
+    chosen = {kind: models[name] for kind, name in kinds.items()}
+    train_codes = {kind: codes[name][0] for kind, name in kinds.items()}
+    draw_samples(chosen, train_codes, 20, title, folder / "claims_samples.png")
 
     shown = digits.first_of_each_class(test, 1)
     originals, rows, names = to_float(test.images), [], []
@@ -321,7 +335,9 @@ def draw_digits(models: dict[str, Model], codes: dict, test, folder: Path) -> No
             names.append(kind)
     columns = ["original", "recon-\nstruction", *[""] * digits.STEPS, "recon-\nstruction", "original"]
     columns[2 + digits.STEPS // 2] = "decoded along the straight line"
-    title = f"The first test digits of two classes, and what lies between them: autoencoder and VAE, {DRAWN} dimensions"
+    title = (
+        f"The first test digits of two classes, and what lies between: autoencoder, VAE, {FIGURE_DIMENSIONS} dimensions"
+    )
     sheet = figures.pictures(torch.stack(rows).numpy(), title, columns, names)
     figures.save(sheet, folder / "claims_interpolation.png")
 
@@ -329,11 +345,9 @@ def draw_digits(models: dict[str, Model], codes: dict, test, folder: Path) -> No
 def face_model(plain: bool, faces, args: Namespace, device: torch.device) -> Model:
     """The face script's VAE with its default flags, or with --ae."""
     script = vanilla_vae_celeba
-    flags = [*(["--faces", args.faces] if args.faces else []), *(["--ae"] if plain else [])]
-    name = f"{script.SCRIPT}_ae" if plain else None
-    state = finished_run(script, flags, name, args, faces.description)
+    state, path = finished_run(script, ["--ae"] if plain else [], args, faces.description)
     network = script.VariationalAutoencoder(script.LATENT_DIM, faces.images.shape[-1])
-    network.load_state_dict(state["model"])
+    load(network, state, path)
     network = network.to(device, memory_format=torch.channels_last).eval()
     return Model(
         lambda images: training.compute(lambda batch: network.encode(batch)[0], images, device),
@@ -342,12 +356,14 @@ def face_model(plain: bool, faces, args: Namespace, device: torch.device) -> Mod
 
 
 def claims_of_faces(args: Namespace) -> None:
-    """Raises UserError where the pictures have no attributes."""
+    """Raises UserError where the pictures have no attributes, or where there are too few to test with."""
     device = training.choose_device(args.device)
     faces = load_faces(args.faces, args.data_dir)
     if faces.attributes is None:
         raise UserError(f"{faces.source} has no attributes to train a classifier with: add list_attr_celeba.txt")
     train, test = (select(faces.images, faces.split == part) for part in (TRAIN, TEST))
+    if len(test) < FEATURES:
+        raise UserError(f"{len(test)} test faces in {faces.source} are too few to measure with: it takes {FEATURES}")
     models = {
         "AE": face_model(True, faces, args, device),
         "VAE": face_model(False, faces, args, device),
@@ -361,12 +377,16 @@ def claims_of_faces(args: Namespace) -> None:
     header, rows, numbers = realism(models, codes, classifier, train, test, device, False)
     table(
         f"Realism: Fréchet distance to the {len(test):,} test faces of {faces.source} between features of a classifier "
-        f"of {truth.shape[1]} attributes (test accuracy {accuracy:.1%}; the commoner answer always: {usual:.1%})",
+        f"of {truth.shape[1]} attributes (test accuracy {accuracy:.1%}; the commoner answer always: {usual:.1%}), "
+        f"± over {SEEDS} draws",
         header,
         rows,
     )
     checkpoint.write_json(args.runs_dir / "claims/faces.json", {"realism": numbers, "classifier_accuracy": accuracy})
 
+    title = f"Faces decoded from the same random draws: autoencoder and VAE on {faces.source}"
+    path = args.images_dir / "claims_face_samples.png"
+    draw_samples(models, {name: codes[name][0] for name in models}, 12, title, path)
     originals, rows, names = to_float(test[: 2 * FACE_PAIRS]), [], []
     for first in range(0, 2 * FACE_PAIRS, 2):
         for name, model in models.items():

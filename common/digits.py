@@ -105,19 +105,19 @@ def first_of_each_class(digits: Digits, count: int) -> Tensor:
 def draw_denoising(digits: Digits, noise: float, restore: Callable[[Tensor], Tensor], path: Path) -> dict[str, float]:
     """Draw noisy digits, what a median filter and `restore` make of them, and the clean ones.
 
-    `restore` maps (N, 1, 28, 28) in [0, 1] to the same. Returns the peak signal-to-noise ratios in dB, means over
-    all `digits`: of the restored, the noisy and the filtered images.
+    `restore` maps (N, 1, 28, 28) in [0, 1] to the same. Returns the mean peak signal-to-noise ratios of all
+    `digits` in dB: "psnr" of the restored images, "psnr_noisy" of the given ones, "psnr_median" of the filtered.
     """
     clean = to_float(digits.images)
     noisy = add_noise(clean, noise, torch.Generator().manual_seed(NOISE_SEED))
-    rows = {"noisy": noisy, "median\nfilter": median_filter(noisy), "auto-\nencoder": restore(noisy)}
+    rows = {"noisy": noisy, "3x3 median\nfilter": median_filter(noisy), "auto-\nencoder": restore(noisy)}
     ratios = [psnr(images, clean) for images in rows.values()]
     shown = first_of_each_class(digits, 2)
     sheet = torch.stack([images[shown, 0] for images in (*rows.values(), clean)])
     names = [f"{name}\n{ratio:.1f} dB" for name, ratio in zip(rows, ratios, strict=True)]
     title = (
-        f"Gaussian noise of standard deviation {noise:g} removed from the first two test images of each class\n"
-        f"mean PSNR of all {len(clean):,} test images"
+        f"Gaussian noise of standard deviation {noise:g}, clipped to [0, 1], removed from test images\n"
+        f"the first two of each class; mean PSNR of all {len(clean):,}"
     )
     figures.save(figures.pictures(sheet.numpy(), title, names=[*names, "clean"]), path)
     return dict(zip(("psnr_noisy", "psnr_median", "psnr"), ratios, strict=True))

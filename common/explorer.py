@@ -37,14 +37,14 @@ def write(path: Path, digits: Digits, latent: Tensor, decoder: nn.Module, title:
     `prior` adds what belongs to N(0, I): its circles of one and two standard deviations, and samples.
 
     What the page shows at a point of its area is within a mean absolute error of 0.02 grey levels of what the
-    decoder gives in fp32. Where 8 bits a weight are too few for that, or too many for the limit, no page is
-    written, with a warning on stderr. Raises UserError where `path` can't be written.
+    decoder gives in fp32. Where 8 bits a weight are too few for that or too many for the limit, or a layer
+    is of another kind, no page is written, with a warning on stderr. Raises UserError where `path` can't be written.
     """
     page = _page(digits, latent, decoder, title, prior)
     if page is None:
         path.unlink(missing_ok=True)  # it would show another model
         print(
-            f"warning: no {path}: the decoder doesn't fit into {LIMIT / 1e6:.0f} MB with an error below {BOUND}",
+            f"warning: no {path}: the decoder's layers don't fit into {LIMIT / 1e6:.0f} MB with an error below {BOUND}",
             file=sys.stderr,
         )
     else:
@@ -56,7 +56,9 @@ def write(path: Path, digits: Digits, latent: Tensor, decoder: nn.Module, title:
 def _page(digits: Digits, latent: Tensor, decoder: nn.Module, title: str, prior: bool) -> bytes | None:
     """The page, or None where none keeps both the bound and the limit."""
     low, side = _area(latent, prior)
-    layers, rounded = _layers(decoder)
+    if (found := _layers(decoder)) is None:
+        return None
+    layers, rounded = found
     places = low + side * torch.rand(CHECKS, 2, generator=torch.Generator().manual_seed(0))
     shown, expected = (network(places).sigmoid() for network in (rounded, copy.deepcopy(decoder).cpu()))
     if not (shown - expected).abs().mean(dim=1).max() <= BOUND:
@@ -97,8 +99,11 @@ def _area(latent: Tensor, prior: bool) -> tuple[Tensor, float]:
     return (low + high - side) / 2, side
 
 
-def _layers(decoder: nn.Module) -> tuple[list[dict], nn.Module]:
-    """The layers of `decoder` in their order, for the page, and the network that the page computes."""
+def _layers(decoder: nn.Module) -> tuple[list[dict], nn.Module] | None:
+    """The layers of `decoder` in their order, for the page, and the network that the page computes.
+
+    None where there is a layer that the page doesn't know.
+    """
 
     def listed(values: Tensor) -> list:
         return [float(f"{value:.6g}") for value in values.flatten().tolist()]
@@ -119,6 +124,8 @@ def _layers(decoder: nn.Module) -> tuple[list[dict], nn.Module]:
             layers.append({"kind": "gelu"})
         elif hasattr(layer, "directions"):
             layers.append({"kind": "waves", "directions": layer.directions.tolist()})
+        elif not any(layer.children()):
+            return None
     return layers, rounded
 
 

@@ -18,9 +18,8 @@ class PrincipalComponents:
     def fit(inputs: Tensor, dimensions: int) -> "PrincipalComponents":
         """The `dimensions` directions in which `inputs` (N, P) vary most."""
         mean = inputs.mean(dim=0)
-        covariance = (inputs - mean).T @ (inputs - mean) / len(inputs)
-        # In float64, so that equal machines agree on directions of nearly equal variance; largest first.
-        return PrincipalComponents(mean, torch.linalg.eigh(covariance.double())[1].flip(1)[:, :dimensions].float())
+        directions = torch.linalg.eigh((inputs - mean).T @ (inputs - mean)).eigenvectors
+        return PrincipalComponents(mean, directions.flip(1)[:, :dimensions])  # largest variance first
 
     def encode(self, inputs: Tensor) -> Tensor:
         """(N, P) -> (N, D)."""

@@ -3,8 +3,6 @@
 import contextlib
 import json
 import math
-import os
-import shutil
 import sys
 import time
 from argparse import Namespace
@@ -113,11 +111,13 @@ class Objective(nn.Module):
         return self.loss(self.model, images)
 
 
-def compiled(module: nn.Module) -> nn.Module:
-    """`module` compiled at its first call; as it is where there is no C++ compiler, which PyTorch needs for that."""
-    compiler = os.environ.get("CXX", "c++")
-    if shutil.which(compiler) is None:
-        print(f"--compile: there is no C++ compiler ({compiler}) here, going on without", file=sys.stderr)
+def compiled(module: nn.Module, device: torch.device) -> nn.Module:
+    """`module` compiled at its first call; as it is where there is no compiler that torch.compile can use."""
+    try:
+        torch.compile(torch.neg)(torch.ones(1, device=device))
+    except Exception as error:  # what it misses raises many kinds
+        reason = str(error).strip().splitlines()[0]
+        print(f"--compile: torch.compile doesn't work here ({reason}), going on without", file=sys.stderr)
         return module
     return torch.compile(module)
 
@@ -165,7 +165,7 @@ def fit(
     history = _resume(model, optimizers, run) if args.resume else []
     objective = parallel.wrap(Objective(model, loss), run.device)
     if args.compile:
-        objective = compiled(objective)
+        objective = compiled(objective, run.device)
     first, processes = parallel.rank() == 0, parallel.world()
     progress = tqdm(
         total=args.epochs * count,

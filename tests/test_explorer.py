@@ -119,6 +119,12 @@ def test_no_page_where_none_would_be_true_or_small(digits, tmp_path, capsys, mon
     assert not path.exists() and "warning: no " in capsys.readouterr().err
 
 
+def test_no_page_of_a_layer_that_the_page_does_not_know(digits, tmp_path, capsys, small_decoder):
+    small_decoder[1] = torch.nn.SiLU()
+    explorer.write(tmp_path / "page.html", *few(digits), small_decoder, TITLE, prior=False)
+    assert not (tmp_path / "page.html").exists() and "warning: no " in capsys.readouterr().err
+
+
 def test_a_collapsed_model_has_a_page(digits, tmp_path, small_decoder):
     test, latent = few(digits)
     explorer.write(tmp_path / "page.html", test, torch.zeros_like(latent), small_decoder, TITLE, prior=False)

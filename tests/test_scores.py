@@ -16,7 +16,8 @@ from common.scores import (
 
 
 def test_principal_components_leave_the_smallest_singular_values():
-    inputs = torch.randn(200, 12, generator=torch.Generator().manual_seed(0)) @ torch.randn(12, 12)
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(200, 12, generator=generator) @ torch.randn(12, 12, generator=generator)
     values = torch.linalg.svdvals(inputs - inputs.mean(dim=0))
     for dimensions in (1, 5, 12):
         components = PrincipalComponents.fit(inputs, dimensions)

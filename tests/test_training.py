@@ -142,3 +142,22 @@ def test_precision_and_device():
     absent = "mps" if not torch.backends.mps.is_available() else "cuda"
     with pytest.raises(UserError, match=f"--device {absent}"):
         training.choose_device(absent)
+
+
+def test_where_nothing_can_be_compiled_the_run_says_so_and_goes_on(tmp_path, monkeypatch, capsys):
+    def broken(*_):
+        raise RuntimeError("no compiler\nat all")
+
+    monkeypatch.setattr(torch, "compile", lambda function: broken)
+    plain = training.fit(Mean(), squared_error, IMAGES, make_run(tmp_path / "plain"))
+    without = training.fit(Mean(), squared_error, IMAGES, make_run(tmp_path / "compiled", compile=True))
+    assert "torch.compile doesn't work here (no compiler), going on without" in capsys.readouterr().err
+    assert [line["loss"] for line in without] == [line["loss"] for line in plain]
+
+
+def test_a_compiled_step_trains_the_same_model(tmp_path):
+    models = [Mean(), Mean()]
+    for number, model in enumerate(models):
+        training.fit(model, squared_error, IMAGES, make_run(tmp_path / str(number), compile=bool(number)))
+    torch.testing.assert_close(models[1].level, models[0].level)
+    assert list(checkpoint.load(tmp_path / "1/checkpoint.pt")["model"]) == ["level"]
