@@ -60,6 +60,29 @@ def test_the_loss_of_a_batch_is_the_size_weighted_loss_of_its_parts():
     torch.testing.assert_close(whole, sum(parts))
 
 
+def test_with_noise_the_encoder_sees_it_new_every_time_and_the_target_stays_clean():
+    seen = []
+    model = vanilla_ae.Autoencoder(3)
+    model.encode = lambda images: seen.append(images) or images
+    model.decode = lambda latent: torch.zeros_like(latent)
+    images = torch.rand(200, 1, 28, 28)
+    errors = [vanilla_ae.loss(model, images, noise=0.3)["mse"] for _ in range(2)]
+    for error in errors:
+        torch.testing.assert_close(error, (0.5 - images).square().mean(dim=(1, 2, 3)))
+    assert not torch.equal(seen[0], seen[1])
+    inner = (images > 0.45) & (images < 0.55)  # where clipping rarely matters
+    assert (seen[0] - images)[inner].std().item() == pytest.approx(0.3, abs=0.03)
+
+
+def test_a_denoising_run_reports_and_draws_what_it_removed(tmp_path):
+    folders = ["--run-dir", str(tmp_path / "run"), "--images-dir", str(tmp_path / "images")]
+    vanilla_ae.main([*QUICK, "--noise", "0.5", "--latent-dim", "16", *folders])
+    test = json.loads((tmp_path / "run/results.json").read_text())["test"]
+    assert test["psnr_noisy"] == pytest.approx(9.4, abs=0.1)
+    assert test["psnr"] > test["psnr_noisy"] + 2
+    assert (tmp_path / "images/vanilla_ae_denoising.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("latent_dim", [1, 2, 40])
 def test_shapes(latent_dim):
     model = vanilla_ae.Autoencoder(latent_dim)
