@@ -24,8 +24,8 @@ import vanilla_ae
 import vanilla_vae_celeba
 import vanilla_vae_mnist
 from common import checkpoint, cli, digits, figures, training
-from common.celeba import TEST, TRAIN, load_faces
-from common.data import load_digits, select, shuffled_batches, stream_seed, to_float
+from common.celeba import TEST, TRAIN, Faces, load_faces
+from common.data import Digits, load_digits, select, shuffled_batches, stream_seed, to_float
 from common.errors import UserError
 from common.latent import fit_gaussian, interpolate, knn_accuracy
 from common.scores import PrincipalComponents, frechet_distance, linear_accuracy
@@ -119,7 +119,9 @@ def load(model: nn.Module, state: dict, path: Path) -> None:
         raise UserError(f"{path} doesn't fit this version of the model: remove it and run again") from error
 
 
-def finished_run(script: ModuleType, choices: Sequence[str], args: Namespace, faces: str | None = None):
+def finished_run(
+    script: ModuleType, choices: Sequence[str], args: Namespace, faces: str | None = None
+) -> tuple[dict, Path]:
     """The checkpoint of `script` with the flags `choices`, and its path; trained if it is not there.
 
     `faces` is what the script writes down of its pictures.
@@ -317,7 +319,7 @@ def draw_samples(models: dict[str, Model], codes: dict[str, Tensor], columns: in
     figures.save(figures.pictures(sheet.numpy(), title, names=names), path)
 
 
-def draw_digits(models: dict[str, Model], codes: dict, test, folder: Path) -> None:
+def draw_digits(models: dict[str, Model], codes: dict[str, tuple[Tensor, Tensor]], test: Digits, folder: Path) -> None:
     """Samples of both models by both samplers; the same pairs through both."""
     kinds = {kind: f"{kind}, {FIGURE_DIMENSIONS}" for kind in ("AE", "VAE")}
     title = f"Digits decoded from the same random draws, latent spaces of {FIGURE_DIMENSIONS} dimensions"
@@ -342,7 +344,7 @@ def draw_digits(models: dict[str, Model], codes: dict, test, folder: Path) -> No
     figures.save(sheet, folder / "claims_interpolation.png")
 
 
-def face_model(plain: bool, faces, args: Namespace, device: torch.device) -> Model:
+def face_model(plain: bool, faces: Faces, args: Namespace, device: torch.device) -> Model:
     """The face script's VAE with its default flags, or with --ae."""
     script = vanilla_vae_celeba
     state, path = finished_run(script, ["--ae"] if plain else [], args, faces.description)
