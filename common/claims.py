@@ -12,7 +12,7 @@ import itertools
 import statistics
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -23,11 +23,11 @@ from torch.nn import functional as F
 import vanilla_ae
 import vanilla_vae_celeba
 import vanilla_vae_mnist
-from common import checkpoint, cli, digits, figures, training
+from common import checkpoint, cli, digits, face_figures, figures, training
 from common.celeba import TEST, TRAIN, Faces, load_faces
 from common.data import Digits, load_digits, select, shuffled_batches, stream_seed, to_float
 from common.errors import UserError
-from common.latent import fit_gaussian, interpolate, knn_accuracy
+from common.latent import fit_gaussian, knn_accuracy, walk
 from common.scores import PrincipalComponents, frechet_distance, linear_accuracy
 
 DIMENSIONS = (2, 8, 32)
@@ -94,7 +94,7 @@ def trained_classifier(
         for index in shuffled_batches(len(images), batch_size, stream_seed("classifier", epoch), images.device):
             optimizer.param_groups[0]["lr"] = 2e-3 * training.learning_rate((done + 0.5) / steps)
             batch, answer = shifted(to_float(images[index].to(device)), 2), targets[index.cpu()].to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with training.autocast(device, precision):
                 logits = model(batch)
             logits = logits.float()
             if single:
@@ -250,8 +250,9 @@ def claims_of_digits(args: Namespace) -> None:
     pixels = [to_float(split.images).flatten(1) for split in (train, test)]
     codes = {name: (model.encode(train.images), model.encode(test.images)) for name, model in models.items()}
     decoded = {name: model.decode(codes[name][1]).flatten(1) for name, model in models.items()}
+    principal = PrincipalComponents.fit(pixels[0], max(DIMENSIONS))
     for dimensions in DIMENSIONS:
-        components, name = PrincipalComponents.fit(pixels[0], dimensions), f"PCA, {dimensions}"
+        name, components = f"PCA, {dimensions}", replace(principal, directions=principal.directions[:, :dimensions])
         codes[name] = tuple(components.encode(part) for part in pixels)
         decoded[name] = components.decode(codes[name][1])
     codes["raw pixels, 784"] = tuple(pixels)
@@ -331,16 +332,13 @@ def draw_digits(models: dict[str, Model], codes: dict[str, tuple[Tensor, Tensor]
     originals, rows, names = to_float(test.images), [], []
     for first, second in digits.PAIRS:
         for kind, name in kinds.items():
-            start, end = codes[name][1][shown[first]], codes[name][1][shown[second]]
-            between = models[name].decode(interpolate(start, end, digits.STEPS + 2))
-            rows.append(torch.cat([originals[shown[first], None], between, originals[shown[second], None]])[:, 0])
+            row = walk(originals, codes[name][1], models[name].decode, shown[first], shown[second], digits.STEPS)
+            rows.append(row[:, 0])
             names.append(kind)
-    columns = ["original", "recon-\nstruction", *[""] * digits.STEPS, "recon-\nstruction", "original"]
-    columns[2 + digits.STEPS // 2] = "decoded along the straight line"
     title = (
         f"The first test digits of two classes, and what lies between: autoencoder, VAE, {FIGURE_DIMENSIONS} dimensions"
     )
-    sheet = figures.pictures(torch.stack(rows).numpy(), title, columns, names)
+    sheet = figures.pictures(torch.stack(rows).numpy(), title, figures.walk_columns(digits.STEPS), names)
     figures.save(sheet, folder / "claims_interpolation.png")
 
 
@@ -392,14 +390,13 @@ def claims_of_faces(args: Namespace) -> None:
     originals, rows, names = to_float(test[: 2 * FACE_PAIRS]), [], []
     for first in range(0, 2 * FACE_PAIRS, 2):
         for name, model in models.items():
-            points = interpolate(codes[name][1][first], codes[name][1][first + 1], 10)
-            rows.append(torch.cat([originals[first, None], model.decode(points), originals[first + 1, None]]))
+            rows.append(walk(originals, codes[name][1], model.decode, first, first + 1, face_figures.STEPS))
             names.append(name)
-    columns = ["original", "recon-\nstruction", *[""] * 8, "recon-\nstruction", "original"]
-    columns[6] = "decoded along the straight line"
     title = f"The first test faces in pairs, and what lies between them: autoencoder and VAE on {faces.source}"
     sheet = torch.stack(rows).movedim(2, -1).numpy()
-    figures.save(figures.pictures(sheet, title, columns, names), args.images_dir / "5.png")
+    figures.save(
+        figures.pictures(sheet, title, figures.walk_columns(face_figures.STEPS), names), args.images_dir / "5.png"
+    )
 
 
 def parse_args(argv: list[str] | None = None) -> Namespace:

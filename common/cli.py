@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common import parallel
-from common.errors import UserError
+from common.errors import UserError, out_of_memory
 
 
 class Stopped(KeyboardInterrupt):
@@ -89,8 +89,7 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         code, message = 2, f"error: {error.filename or 'input or output'}: {error.strerror or error}"
     except (MemoryError, RuntimeError) as error:
-        # On the CPU, PyTorch has no exception of its own for it.
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if not out_of_memory(error):
             raise
         code, message = 2, "error: out of memory: choose a smaller --batch-size, --latent-dim or --limit"
     else:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from common import explorer, figures
 from common.data import Digits, to_float
-from common.latent import Plane, interpolate, medoids
+from common.latent import Plane, medoids, walk
 from common.scores import add_noise, median_filter, psnr
 
 PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))  # every class once: none is picked for its looks
@@ -47,10 +47,7 @@ def draw_digit_figures(
 
     typical = medoids(latent, digits.labels, len(digits.classes))
     pairs = [(typical[first], typical[second]) for first, second in PAIRS]
-    rows = []
-    for first, second in pairs:
-        between = decode(interpolate(latent[first], latent[second], STEPS + 2))
-        rows.append(torch.cat([originals[first, None], between, originals[second, None]]))
+    rows = [walk(originals, latent, decode, first, second, STEPS) for first, second in pairs]
     sheet = torch.stack(rows)[:, :, 0].numpy()
     lines = [(points[first], points[second]) for first, second in pairs]
     title = f"{model}: from one test image to another along a straight line in the latent space"

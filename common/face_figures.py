@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common import figures
 from common.data import to_float
-from common.latent import fit_gaussian, interpolate
+from common.latent import fit_gaussian, walk
 
 PAIRS = 6
 STEPS = 8
@@ -45,13 +45,9 @@ def draw_face_figures(
 
     lines = []
     for first in range(0, max(1, min(2 * PAIRS, len(latent) - 1)), 2):
-        second = (first + 1) % len(latent)
-        between = decode(interpolate(latent[first], latent[second], STEPS + 2))
-        lines.append(torch.cat([pictures[first, None], between, pictures[second, None]]))
-    columns = ["original", "recon-\nstruction", *[""] * STEPS, "recon-\nstruction", "original"]
-    columns[2 + STEPS // 2] = "decoded along the straight line"
+        lines.append(walk(pictures, latent, decode, first, (first + 1) % len(latent), STEPS))
     title = f"{model}: the first test faces in pairs, and the faces between them\n{scores}"
-    figures.save(figures.pictures(rows(torch.stack(lines)), title, columns), paths["interpolation"])
+    figures.save(figures.pictures(rows(torch.stack(lines)), title, figures.walk_columns(STEPS)), paths["interpolation"])
 
     shown = min(SHOWN, len(latent))
     sheet = torch.stack([pictures[:shown], decode(latent[:shown])])

@@ -145,6 +145,13 @@ def spread_apart(places: np.ndarray, distance: float) -> np.ndarray:
     return places
 
 
+def walk_columns(steps: int) -> list[str]:
+    """The names above a row of pictures from one original to another, with `steps` between the reconstructions."""
+    names = ["original", "recon-\nstruction", *[""] * steps, "recon-\nstruction", "original"]
+    names[2 + steps // 2] = "decoded along the straight line"
+    return names
+
+
 def interpolations(
     rows: np.ndarray,
     points: np.ndarray,
@@ -163,9 +170,7 @@ def interpolations(
     sheet, square = 0.5 * count + 0.4, 6.5
     figure = _new(9, sheet + square + 0.6, title)
     top, bottom = figure.subplots(2, 1, height_ratios=(sheet, square))
-    names = ["original", "recon-\nstruction", *[""] * (columns - 4), "recon-\nstruction", "original"]
-    names[columns // 2] = "decoded along the straight line"
-    _show_named(top, rows, names, [str(number + 1) for number in range(count)])
+    _show_named(top, rows, walk_columns(columns - 4), [str(number + 1) for number in range(count)])
     draw_latent_map(bottom, points, labels, classes, axis_names, prior, lines)
     return figure
 

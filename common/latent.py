@@ -40,6 +40,18 @@ def interpolate(start: Tensor, end: Tensor, steps: int) -> Tensor:
     return start * (1 - weight) + end * weight
 
 
+def walk(
+    originals: Tensor, latent: Tensor, decode: Callable[[Tensor], Tensor], first: int, second: int, steps: int
+) -> Tensor:
+    """A row of pictures (steps + 4, C, S, S) from image `first` to `second` along the line between their codes.
+
+    The original, its reconstruction, `steps` images decoded between, the other reconstruction, its original.
+    `latent` (N, D) are the codes of `originals` (N, C, S, S); `decode` gives the pictures of codes.
+    """
+    between = decode(interpolate(latent[first], latent[second], steps + 2))
+    return torch.cat([originals[first, None], between, originals[second, None]])
+
+
 def knn_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, k: int = 5) -> float:
     """The share of `test` points (M, D) whose label is the majority of their k nearest `train` points (N, D).
 

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from common.errors import UserError
+from common.errors import UserError, out_of_memory
 
 PATIENCE = timedelta(hours=2)  # the others' wait while the first prepares the data
 
@@ -73,7 +73,7 @@ def joined(device: torch.device) -> Iterator[None]:
                 _meet()
                 yield
     except RuntimeError as error:
-        if "memory" in str(error):
+        if out_of_memory(error):
             raise
         raise UserError(f"process {rank()} failed, or lost the others: {str(error).splitlines()[0]}") from error
     except SystemExit:

@@ -47,7 +47,7 @@ class Run:
         return {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return autocast(self.device, self.precision)
 
 
 @contextlib.contextmanager
@@ -66,6 +66,11 @@ def start(script: str, args: Namespace) -> Iterator[Run]:
         if parallel.rank() == 0:
             held.enter_context(checkpoint.run_folder(args.run_dir))
         yield Run(script, args, device, precision)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Where `precision` is "bf16", what is computed in this context is computed in it, as far as it is safe."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def choose_device(name: str) -> torch.device:

@@ -185,7 +185,7 @@ def arithmetic(images: Tensor, device: torch.device) -> dict:
     index = torch.arange(vanilla_ae.BATCH_SIZE, device=device)
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with training.autocast(device, precision):
             loss = vanilla_ae.loss(model, to_float(images[index]))["loss"].mean()
         model.zero_grad()
         loss.backward()
