@@ -8,10 +8,12 @@ python vanilla_ae.py --resume                 go on after an interruption, or dr
 """
 
 import functools
+import itertools
 from argparse import Namespace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from common import cli, training
 from common.data import DATASETS, load_digits
@@ -21,20 +23,20 @@ from common.scores import add_noise
 
 SCRIPT = "vanilla_ae"
 
-EPOCHS = 40
-BATCH_SIZE = 1024  # Muon's cost is by the step, and it takes large batches well
-LEARNING_RATE = 3e-3
+EPOCHS = 50
+BATCH_SIZE = 2048  # Muon's cost is by the step, and it takes large batches well
+LEARNING_RATE = 4e-3
 LATENT_DIM = 2  # what can be drawn
-WIDTHS = (384, 256, 128)  # of the encoder's layers; the decoder mirrors them
+WIDTHS = (512, 128, 128, 128)  # of the encoder's layers; the decoder mirrors them
 FREQUENCIES = 64  # of the decoder's sines and cosines
 
 
 def mlp(*sizes: int) -> nn.Sequential:
-    """Linear layers of these sizes, with LayerNorm and GELU between them."""
+    """Linear layers of these sizes, with ReLU between them."""
     layers = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
-        layers += [nn.Linear(inputs, outputs), nn.LayerNorm(outputs), nn.GELU()]
-    return nn.Sequential(*layers[:-2])
+    for inputs, outputs in itertools.pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
 
 
 class Waves(nn.Module):
@@ -47,7 +49,8 @@ class Waves(nn.Module):
 
     def __init__(self, latent_dim: int):
         super().__init__()
-        self.directions = nn.Parameter(torch.randn(FREQUENCIES, latent_dim))
+        # In any number of dimensions, the phases then spread as much as in two.
+        self.directions = nn.Parameter(torch.randn(FREQUENCIES, latent_dim) * (2 / latent_dim) ** 0.5)
 
     def forward(self, latent: Tensor) -> Tensor:
         phase = latent @ self.directions.T
@@ -59,7 +62,9 @@ class Autoencoder(nn.Module):
 
     def __init__(self, latent_dim: int):
         super().__init__()
-        self.encoder = mlp(784, *WIDTHS, latent_dim)
+        # Nothing else bounds the codes, and clusters would become rays, crowded in the middle of the map.
+        bound = nn.LayerNorm(WIDTHS[-1])
+        self.encoder = nn.Sequential(mlp(784, *WIDTHS), nn.ReLU(), bound, nn.Linear(WIDTHS[-1], latent_dim))
         self.decoder = nn.Sequential(Waves(latent_dim), mlp(2 * FREQUENCIES, *reversed(WIDTHS), 784))
 
     def hidden_weights(self) -> list[nn.Parameter]:
@@ -74,7 +79,7 @@ class Autoencoder(nn.Module):
 
     def decode(self, latent: Tensor) -> Tensor:
         """latent (B, D) -> logits (B, 1, 28, 28); their sigmoid is the picture."""
-        return self.decoder(latent).float().view(-1, 1, 28, 28)
+        return self.decoder(latent).view(-1, 1, 28, 28)
 
 
 def loss(model: Autoencoder, images: Tensor, noise: float = 0.0) -> dict[str, Tensor]:
@@ -84,8 +89,8 @@ def loss(model: Autoencoder, images: Tensor, noise: float = 0.0) -> dict[str, Te
     (Vincent et al. 2010, "Stacked Denoising Autoencoders").
     """
     reconstruction = model.decode(model.encode(add_noise(images, noise) if noise else images)).sigmoid()
-    squared_error = (reconstruction - images).square().flatten(1)
-    return {"loss": squared_error.sum(dim=1), "mse": squared_error.mean(dim=1)}
+    squared_error = F.mse_loss(reconstruction, images, reduction="none").flatten(1).sum(dim=1)
+    return {"loss": squared_error, "mse": squared_error / images[0].numel()}
 
 
 def parse_args(argv: list[str] | None = None) -> Namespace:

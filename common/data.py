@@ -115,6 +115,12 @@ def shuffled_batches(count: int, batch_size: int, seed: int, device: torch.devic
     return iter(order.tensor_split(math.ceil(count / batch_size)))
 
 
+def gather(images: Tensor, index: Tensor) -> Tensor:
+    """The `images` (N, ...) of `index` (B,), in their memory layout."""
+    # Three times as fast as indexing, but it would lay out channels_last images anew.
+    return images.index_select(0, index) if images.is_contiguous() else images[index]
+
+
 def random_flip(images: Tensor) -> Tensor:
     """Mirror each of `images` (B, C, H, W) left to right with probability one half."""
     mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5

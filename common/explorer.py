@@ -33,7 +33,7 @@ def write(path: Path, digits: Digits, latent: Tensor, decoder: nn.Module, title:
     """Write the page to `path`, atomically, at most `LIMIT` bytes.
 
     `latent` (N, 2) are the codes of `digits`; `decoder` maps codes (B, 2) to logits (B, 784), by linear layers,
-    LayerNorm, GELU, and layers with `directions` (F, 2), which are sines and cosines of the codes along them.
+    ReLU, and layers with `directions` (F, 2), which are sines and cosines of the codes along them.
     `prior` adds what belongs to N(0, I): its circles of one and two standard deviations, and samples.
 
     What the page shows at a point of its area is within a mean absolute error of 0.02 grey levels of what the
@@ -117,11 +117,8 @@ def _layers(decoder: nn.Module) -> tuple[list[dict], nn.Module] | None:
             layer.weight.copy_(whole * unit)
             weights = {"weight": _pack(whole, "i1"), "unit": listed(unit), "bias": listed(layer.bias)}
             layers.append({"kind": "linear", **weights})
-        elif isinstance(layer, nn.LayerNorm):
-            norm = {"weight": listed(layer.weight), "bias": listed(layer.bias), "eps": layer.eps}
-            layers.append({"kind": "norm", **norm})
-        elif isinstance(layer, nn.GELU):
-            layers.append({"kind": "gelu"})
+        elif isinstance(layer, nn.ReLU):
+            layers.append({"kind": "relu"})
         elif hasattr(layer, "directions"):
             layers.append({"kind": "waves", "directions": layer.directions.tolist()})
         elif not any(layer.children()):

@@ -26,7 +26,7 @@ from common import parallel, training
 import vanilla_ae, vanilla_vae_celeba
 
 # One step of plain gradient descent: the weights' change is the gradient of the global batch.
-training.make_optimizers = lambda model, hidden, lr: [torch.optim.SGD(model.parameters(), lr=lr)]
+training.make_optimizers = lambda model, hidden, lr, precision: [torch.optim.SGD(model.parameters(), lr=lr)]
 training.learning_rate = lambda progress: 1.0
 script, count, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 args = Namespace(epochs=1, batch_size=count, lr=1.0, seed=0, resume=False, device="cpu", precision="fp32",

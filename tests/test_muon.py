@@ -1,0 +1,58 @@
+"""Muon against the singular value decomposition and against PyTorch's own."""
+
+import copy
+
+import torch
+from torch import nn
+
+from common.muon import Muon, orthogonalize
+
+SHAPES = ((8, 24), (24, 8), (8, 24), (16, 16))  # wide, tall, two of one shape, square
+
+
+def make_matrices():
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
+
+
+def set_gradients(matrices, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for matrix in matrices:
+        matrix.grad = torch.randn(matrix.shape, generator=generator)
+
+
+def test_orthogonalized_matrices_keep_their_singular_vectors_and_lose_their_values():
+    matrices = torch.randn(3, 20, 50, generator=torch.Generator().manual_seed(0))
+    left, values, right = torch.linalg.svd(matrices, full_matrices=False)
+    assert (values.amax(dim=1) / values.amin(dim=1) > 3).all()
+    found = left.mT @ orthogonalize(matrices) @ right.mT
+    diagonal = found.diagonal(dim1=1, dim2=2)
+    assert diagonal.min() > 0.6 and diagonal.max() < 1.3
+    assert (found - torch.diag_embed(diagonal)).abs().max() < 1e-4
+
+
+def test_steps_are_those_of_pytorchs_muon():
+    """Which computes in bfloat16: three digits."""
+    ours, theirs = make_matrices(), make_matrices()
+    start = copy.deepcopy(ours)
+    optimizer = Muon(ours, lr=0.1)
+    reference = torch.optim.Muon(theirs, lr=0.1, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    for seed in range(3):
+        set_gradients(ours, seed), set_gradients(theirs, seed)
+        optimizer.step(), reference.step()
+    for before, matrix, expected in zip(start, ours, theirs, strict=True):
+        assert (matrix - expected).norm() < 0.03 * (expected - before).norm()
+
+
+def test_a_saved_optimizer_goes_on_to_the_same_bits():
+    matrices = make_matrices()
+    optimizer = Muon(matrices, lr=0.1)
+    set_gradients(matrices, 1)
+    optimizer.step()
+    others = copy.deepcopy(matrices)
+    resumed = Muon(others, lr=0.1)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for each, parameters in ((optimizer, matrices), (resumed, others)):
+        set_gradients(parameters, 2)
+        each.step()
+    assert all(torch.equal(matrix, other) for matrix, other in zip(matrices, others, strict=True))
