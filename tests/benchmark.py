@@ -9,7 +9,8 @@ median over the rounds, with its range. "The usual way" is what tutorials and we
 a competent user would: a torchvision Dataset with ToTensor, a DataLoader, fp32, contiguous layout, zero_grad, backward,
 step, and `.item()` every step for the progress line; for faces a Dataset that decodes, crops, resizes and flips each
 picture in every epoch. The loader has as many workers as is fastest on 2 cores: none for digits, two for faces; with a
-GPU, one a core. Networks, losses, optimizers and batch sizes are the scripts' own on both sides.
+GPU, one a core. Networks, losses and batch sizes are the scripts' own on both sides; so are the optimizers' methods, in
+PyTorch's own implementation, as it is by default, on the usual side.
 """
 
 import argparse
@@ -43,7 +44,7 @@ import vanilla_ae  # noqa: E402
 import vanilla_vae_celeba  # noqa: E402
 import vanilla_vae_mnist  # noqa: E402
 from common import celeba, checkpoint, cli, training  # noqa: E402
-from common.data import load_digits, random_flip, to_float  # noqa: E402
+from common.data import gather, load_digits, random_flip, to_float  # noqa: E402
 from common.drawn_faces import draw_faces  # noqa: E402
 
 ROUNDS = 5
@@ -101,10 +102,17 @@ def our_seconds(case: Case, images: Tensor, device: torch.device, folder: Path) 
     return history[-1]["seconds"]  # the first epoch of a process compiles, and fills the allocator's cache
 
 
+def usual_optimizers(model: nn.Module, case: Case) -> list[torch.optim.Optimizer]:
+    """PyTorch's own, as they are when only the learning rate is chosen."""
+    hidden, lr = case.hidden(model), case.script.LEARNING_RATE
+    others = [parameter for parameter in model.parameters() if all(parameter is not matrix for matrix in hidden)]
+    return [torch.optim.AdamW(others, lr), *([torch.optim.Muon(hidden, lr)] if hidden else [])]
+
+
 def usual_seconds(case: Case, dataset: Dataset, workers: int, device: torch.device) -> float:
     """An epoch the usual way."""
     model = case.build().to(device)
-    optimizers = training.make_optimizers(model, case.hidden(model), case.script.LEARNING_RATE)
+    optimizers = usual_optimizers(model, case)
     loader = DataLoader(
         dataset, case.script.BATCH_SIZE, shuffle=True, num_workers=workers, pin_memory=device.type == "cuda"
     )
@@ -181,12 +189,12 @@ def arithmetic(images: Tensor, device: torch.device) -> dict:
     size = PRODUCT[device.type]
     left, right = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
     model = AE.build().to(device)
-    optimizers = training.make_optimizers(model, AE.hidden(model), vanilla_ae.LEARNING_RATE)
+    optimizers = training.make_optimizers(model, model.hidden_weights(), vanilla_ae.LEARNING_RATE, precision)
     index = torch.arange(vanilla_ae.BATCH_SIZE, device=device)
 
     def step() -> None:
         with training.autocast(device, precision):
-            loss = vanilla_ae.loss(model, to_float(images[index]))["loss"].mean()
+            loss = vanilla_ae.loss(model, to_float(gather(images, index)))["loss"].mean()
         model.zero_grad()
         loss.backward()
         for optimizer in optimizers:
@@ -347,7 +355,8 @@ def main() -> None:
     args = flags.parse_args()
     began = time.perf_counter()
     device = training.choose_device(args.device)
-    torch.set_flush_denormal(True)
+    torch.set_flush_denormal(True)  # as the scripts do; both sides have the use of it
+    training.keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(device, Path(folder))
     show(found)
