@@ -25,7 +25,7 @@ import vanilla_vae_celeba
 import vanilla_vae_mnist
 from common import checkpoint, cli, digits, face_figures, figures, training
 from common.celeba import TEST, TRAIN, Faces, load_faces
-from common.data import Digits, load_digits, select, shuffled_batches, stream_seed, to_float
+from common.data import Digits, gather, load_digits, select, shuffled_batches, stream_seed, to_float
 from common.errors import UserError
 from common.latent import fit_gaussian, knn_accuracy, walk
 from common.scores import PrincipalComponents, frechet_distance, linear_accuracy
@@ -93,7 +93,7 @@ def trained_classifier(
     for epoch in range(epochs):
         for index in shuffled_batches(len(images), batch_size, stream_seed("classifier", epoch), images.device):
             optimizer.param_groups[0]["lr"] = 2e-3 * training.learning_rate((done + 0.5) / steps)
-            batch, answer = shifted(to_float(images[index].to(device)), 2), targets[index.cpu()].to(device)
+            batch, answer = shifted(to_float(gather(images, index).to(device)), 2), targets[index.cpu()].to(device)
             with training.autocast(device, precision):
                 logits = model(batch)
             logits = logits.float()
