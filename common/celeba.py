@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -61,7 +62,7 @@ MAX_FILE_BYTES = 256 * 2**20  # a larger file is refused by its size
 MAX_BROKEN = 0.01  # the share of broken pictures that is skipped; with more, the run refuses
 
 CACHE_FORMAT = 1  # to be raised when the same pictures would make another cache
-CHUNK = 64  # pictures that a thread decodes between two looks at the queue
+CHUNK = 16  # pictures that a thread decodes between two looks at the queue
 DOWNLOAD_STALL_SECONDS = 20
 DOWNLOAD_SECONDS = 3_600
 
@@ -529,16 +530,25 @@ def _decode_all(
     stop = threading.Event()
 
     def decode(chunk: list[_Picture]) -> list[tuple[str, np.ndarray | None, bool | str]]:
-        decoded = []
+        decoded, crops = [], {}
         for picture in chunk:
             if stop.is_set():
                 break
             try:
-                decoded.append((picture.name, *_decode(contents.read(picture), picture.name, size)))
+                data = contents.read(picture)
+                crop = _aligned_crop(data, picture.name)
+                if crop is None:
+                    decoded.append((picture.name, *_decode(data, picture.name, size)))
+                else:
+                    crops[len(decoded)] = crop
+                    decoded.append((picture.name, None, True))
             except UnidentifiedImageError:
                 decoded.append((picture.name, None, "not a picture"))
             except Exception as error:  # on damaged bytes Pillow and zipfile raise nearly anything
                 decoded.append((picture.name, None, str(error) or type(error).__name__))
+        # All at once: one by one, the threads would pass their lock around for a third of the time.
+        for place, face in zip(crops, _resize(list(crops.values()), size), strict=True):
+            decoded[place] = (decoded[place][0], face, True)
         return decoded
 
     kept, broken = [], []
@@ -581,24 +591,35 @@ def _map_in_order(pool: ThreadPoolExecutor, function: Callable, tasks: Iterable,
         yield pending.popleft().result()
 
 
-def _decode(data: bytes, name: str, size: int) -> tuple[np.ndarray, bool]:
-    """One picture as (S, S, 3) uint8 RGB, and whether it is an aligned CelebA picture."""
+def _aligned_crop(data: bytes, name: str) -> Tensor | None:
+    """The face in a JPEG that is one of CelebA's own by name and size, (148, 148, 3) uint8; None for any other picture.
+
+    Only they take this way: Pillow's pixels within one grey level, once resized, in half the time.
+    """
     # Here, since the import takes a second and a run that finds its cache needs none of it.
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    named_aligned = ALIGNED_NAME.fullmatch(name) is not None
-    # CelebA's own files take a shortcut: Pillow's pixels within one grey level, in half the time.
-    if named_aligned and _jpeg_size(data) == ALIGNED_SIZE:
-        try:
-            picture = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
-        except RuntimeError:
-            pass  # Pillow says more clearly what is wrong
-        else:
-            left, top, right, bottom = ALIGNED_CROP
-            face = picture[None, :, top:bottom, left:right]
-            face = F.interpolate(face, (size, size), mode="bilinear", antialias=True)
-            return face[0].permute(1, 2, 0).contiguous().numpy(), True
+    if not ALIGNED_NAME.fullmatch(name) or _jpeg_size(data) != ALIGNED_SIZE:
+        return None
+    try:
+        picture = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+    except RuntimeError:
+        return None  # Pillow says more clearly what is wrong
+    left, top, right, bottom = ALIGNED_CROP
+    return picture[:, top:bottom, left:right].permute(1, 2, 0)  # as it lies in memory
 
+
+def _resize(crops: list[Tensor], size: int) -> np.ndarray:
+    """(H, W, 3) uint8 each -> (N, S, S, 3) uint8, antialiased."""
+    if not crops:
+        return np.empty((0, size, size, 3), np.uint8)
+    together = torch.stack(crops).permute(0, 3, 1, 2)
+    return F.interpolate(together, (size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1).numpy()
+
+
+def _decode(data: bytes, name: str, size: int) -> tuple[np.ndarray, bool]:
+    """One picture as (S, S, 3) uint8 RGB, and whether it is an aligned CelebA picture."""
+    named_aligned = ALIGNED_NAME.fullmatch(name) is not None
     with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as picture:
         if picture.width * picture.height > MAX_PIXELS:
             raise ValueError(f"{picture.width}x{picture.height} pixels, more than {MAX_PIXELS:,}")
