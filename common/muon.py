@@ -1,4 +1,4 @@
-"""Muon, an optimizer for the weight matrices between hidden layers."""
+"""Muon, an optimizer for the weights of hidden layers."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -15,40 +15,53 @@ class Muon(torch.optim.Optimizer):
     about the same.
 
     torch.optim.Muon computes the same, but always in bfloat16, which takes a CPU without bfloat16 arithmetic about
-    forty times as long as float32, and one by one. Here matrices of one shape are computed together, in `dtype`.
+    forty times as long as float32, one by one, and not for convolutions. Here matrices of one shape are computed
+    together, in `dtype`, large ones in parts. The weights of convolutions must be channels_last.
     """
 
     def __init__(
         self,
-        matrices: Iterable[nn.Parameter],
+        weights: Iterable[nn.Parameter],
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.01,
         dtype: torch.dtype = torch.float32,
     ):
-        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(weights, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.dtype = dtype
 
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
             by_shape = defaultdict(list)
-            for matrix in group["params"]:
-                by_shape[tuple(sorted(matrix.shape))].append(matrix)
-            for (_, long), matrices in by_shape.items():
-                gradients = torch.stack([wide(matrix.grad) for matrix in matrices])
-                average = self.state[matrices[0]].setdefault("momentum", torch.zeros_like(gradients))
+            for weight in group["params"]:
+                by_shape[to_matrices(weight).shape[1:]].append(weight)
+            for (_, long), weights in by_shape.items():
+                parts = [to_matrices(weight.grad) for weight in weights]
+                gradients = torch.cat(parts)
+                state = self.state[weights[0]]
+                if not state:
+                    state["momentum"] = torch.zeros_like(gradients)
+                average = state["momentum"]
                 average.lerp_(gradients, 1 - group["momentum"])
                 directions = orthogonalize(gradients.lerp_(average, group["momentum"]).to(self.dtype))
                 size = group["lr"] * 0.2 * long**0.5
-                for matrix, direction in zip(matrices, directions, strict=True):
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                    wide(matrix).add_(direction, alpha=-size)
+                for weight, direction in zip(weights, directions.split([len(part) for part in parts]), strict=True):
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
+                    to_matrices(weight).add_(direction, alpha=-size)
 
 
-def wide(matrix: Tensor) -> Tensor:
-    """The matrix (M, N), or its transpose where that has fewer rows."""
-    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+def to_matrices(weight: Tensor) -> Tensor:
+    """The weight of a linear layer (O, I) or a convolution (O, I, K, K) as matrices (B, M, N), M <= N, in its memory.
+
+    A row for each output, or for each input where they are fewer. More than 128 rows are taken 64 at a time where that
+    divides them: the cost grows with the square of the rows, and large layers train as well in parts.
+    """
+    if weight.ndim == 4:
+        weight = weight.permute(0, 2, 3, 1).view(len(weight), -1)
+    if weight.shape[0] > weight.shape[1]:
+        weight = weight.T
+    return weight.unflatten(0, (-1, 64)) if len(weight) > 128 and len(weight) % 64 == 0 else weight[None]
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:

@@ -23,7 +23,7 @@ Loss = Callable[[nn.Module, Tensor], dict[str, Tensor]]
 
 EVALUATION_SEED = 2014  # evaluation draws the same noise whatever the run's seed
 EVALUATION_BATCH = 500
-MUON_LR = 3  # times AdamW's; between 1.5 and 5 makes no difference
+MUON_LR = 3  # times AdamW's; on digits, between 1.5 and 5 makes no difference
 # May change between a run and its resumption; every other argument shapes the result.
 FREE_ARGUMENTS = {"epochs", "device", "precision", "compile", "data_dir", "images_dir", "run_dir", "resume"}
 
@@ -141,9 +141,9 @@ def compiled(module: nn.Module, device: torch.device) -> nn.Module:
 def make_optimizers(
     model: nn.Module, hidden: Sequence[nn.Parameter], lr: float, precision: str
 ) -> list[torch.optim.Optimizer]:
-    """AdamW (Loshchilov & Hutter 2019), and Muon for the `hidden` matrices, if any: it needs about half of AdamW's
-    epochs here, but doesn't suit first and last layers, nor vectors."""
-    others = [parameter for parameter in model.parameters() if all(parameter is not matrix for matrix in hidden)]
+    """AdamW (Loshchilov & Hutter 2019), and Muon for the `hidden` weights, if any: on digits it needs about half of
+    AdamW's epochs, but it doesn't suit layers at the pixels, nor vectors."""
+    others = [parameter for parameter in model.parameters() if all(parameter is not weight for weight in hidden)]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=lr, fused=True)]
     if hidden:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -163,7 +163,7 @@ def fit(
     """Train `model` in place on `images` (N, C, H, W) uint8, and return its history, a dict an epoch.
 
     `loss(model, batch)` gives terms of shape (B,), one value an image; the mean of its "loss" is minimised,
-    the means of all are kept. `hidden` are the weight matrices that Muon trains. `augment` changes a batch in
+    the means of all are kept. `hidden` are the weights that Muon trains. `augment` changes a batch in
     [0, 1]; `validate` adds to the numbers of each epoch. The learning rate depends on the finished share of
     --epochs: resumed with more epochs, the same run goes on at the place of the longer cycle.
 

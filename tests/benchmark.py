@@ -10,7 +10,8 @@ a competent user would: a torchvision Dataset with ToTensor, a DataLoader, fp32,
 step, and `.item()` every step for the progress line; for faces a Dataset that decodes, crops, resizes and flips each
 picture in every epoch. The loader has as many workers as is fastest on 2 cores: none for digits, two for faces; with a
 GPU, one a core. Networks, losses and batch sizes are the scripts' own on both sides; so are the optimizers' methods, in
-PyTorch's own implementation, as it is by default, on the usual side.
+PyTorch's own implementation, as it is by default, on the usual side: for faces AdamW alone, since its Muon takes no
+convolutions.
 """
 
 import argparse
@@ -63,9 +64,6 @@ class Case:
     build: Callable[[], nn.Module]
     augment: Callable[[Tensor], Tensor] | None = None
 
-    def hidden(self, model: nn.Module) -> list[nn.Parameter]:
-        return model.hidden_weights() if hasattr(model, "hidden_weights") else []
-
 
 AE = Case(vanilla_ae, functools.partial(vanilla_ae.Autoencoder, vanilla_ae.LATENT_DIM))
 VAE = Case(vanilla_vae_mnist, functools.partial(vanilla_vae_mnist.VariationalAutoencoder, vanilla_vae_mnist.LATENT_DIM))
@@ -98,13 +96,15 @@ def our_seconds(case: Case, images: Tensor, device: torch.device, folder: Path) 
     run = training.Run("benchmark", arguments, device, training.choose_precision("auto", device))
     model = case.build().to(device, memory_format=torch.channels_last)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        history = training.fit(model, script.loss, images, run, case.hidden(model), case.augment)
+        history = training.fit(model, script.loss, images, run, model.hidden_weights(), case.augment)
     return history[-1]["seconds"]  # the first epoch of a process compiles, and fills the allocator's cache
 
 
 def usual_optimizers(model: nn.Module, case: Case) -> list[torch.optim.Optimizer]:
     """PyTorch's own, as they are when only the learning rate is chosen."""
-    hidden, lr = case.hidden(model), case.script.LEARNING_RATE
+    hidden, lr = model.hidden_weights(), case.script.LEARNING_RATE
+    if any(weight.ndim != 2 for weight in hidden):
+        hidden = []
     others = [parameter for parameter in model.parameters() if all(parameter is not matrix for matrix in hidden)]
     return [torch.optim.AdamW(others, lr), *([torch.optim.Muon(hidden, lr)] if hidden else [])]
 

@@ -297,6 +297,26 @@ def test_aligned_faces_are_pillows_crop_and_resize_within_a_level(size, aligned,
     )
 
 
+def test_faces_that_pillow_must_read_keep_their_place_among_the_others(aligned, tmp_path):
+    mixed = {}
+    for place, (name, data) in enumerate(aligned.items()):
+        adobe = encoded(Image.open(io.BytesIO(data)).convert("CMYK"), quality=95)
+        mixed[name] = adobe if place % 3 == 1 else data
+    faces = load(write_folder(tmp_path / "in", mixed), tmp_path / "data")
+    assert faces.names == sorted(mixed)
+    for image, name in zip(faces.images, faces.names, strict=True):
+        assert close(image, aligned_reference(mixed[name]), 1)
+
+
+def test_a_second_header_does_not_mislead(tmp_path):
+    """libjpeg takes FF FF for one marker with a fill byte before it, others for a segment of 57,344 bytes."""
+    small = encoded(drawn_pictures(1, (40, 50))[0], quality=90)
+    forged = (b"\xff\xd8\xff" + small[2:]).ljust(57_348, b"\0")
+    forged += b"\xff\xc0\0\x11\x08" + struct.pack(">2H", 218, 178) + b"\x03"
+    square = Image.open(io.BytesIO(small)).crop((0, 5, 40, 45))
+    assert close(alone(forged, "000011.jpg", tmp_path), square.resize((SIZE, SIZE), Image.Resampling.BILINEAR), 1)
+
+
 def test_large_photos_are_the_centre_square_of_pillows_full_decoding(photos, tmp_path):
     wide = [face.resize((1600, 1200), Image.Resampling.BICUBIC) for face in drawn_pictures(4, (1600, 1200))]
     files = {f"{index}.jpg": encoded(face, quality=92) for index, face in enumerate(wide)}
