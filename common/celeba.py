@@ -547,8 +547,9 @@ def _decode_all(
             except Exception as error:  # on damaged bytes Pillow and zipfile raise nearly anything
                 decoded.append((picture.name, None, str(error) or type(error).__name__))
         # All at once: one by one, the threads would pass their lock around for a third of the time.
-        for place, face in zip(crops, _resize(list(crops.values()), size), strict=True):
-            decoded[place] = (chunk[place].name, face, True)
+        if crops:
+            for place, face in zip(crops, _resize(list(crops.values()), size), strict=True):
+                decoded[place] = (chunk[place].name, face, True)
         return decoded
 
     kept, broken = [], []
@@ -596,11 +597,11 @@ def _aligned_crop(data: bytes, name: str) -> Tensor | None:
 
     Once resized, these are Pillow's pixels within one grey level, in half the time.
     """
-    # Here, since the import takes a second and a run that finds its cache needs none of it.
-    from torchvision.io import ImageReadMode, decode_jpeg
-
     if not ALIGNED_NAME.fullmatch(name) or _jpeg_size(data) != ALIGNED_SIZE:
         return None
+    # Here, since the import takes a second, and neither one's own pictures nor a run that finds its cache need it.
+    from torchvision.io import ImageReadMode, decode_jpeg
+
     try:
         picture = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
     except RuntimeError:
@@ -613,8 +614,6 @@ def _aligned_crop(data: bytes, name: str) -> Tensor | None:
 
 def _resize(crops: list[Tensor], size: int) -> np.ndarray:
     """(H, W, 3) uint8 each -> (N, S, S, 3) uint8, antialiased."""
-    if not crops:
-        return np.empty((0, size, size, 3), np.uint8)
     together = torch.stack(crops).permute(0, 3, 1, 2)
     return F.interpolate(together, (size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1).numpy()
 

@@ -183,20 +183,7 @@ def real_faces():
 @pytest.mark.skipif(real_faces() is None, reason="real CelebA is neither in data/celeba nor in ../shared/celeba")
 def test_real_faces(tmp_path):
     folders = ["--run-dir", str(tmp_path / "run"), "--images-dir", str(tmp_path), "--data-dir", str(tmp_path)]
-    script.main(
-        [
-            "--faces",
-            str(real_faces()),
-            "--size",
-            "32",
-            "--limit",
-            "512",
-            "--batch-size",
-            "16",
-            "--epochs",
-            "1",
-            *folders,
-        ]
-    )
+    small = ["--size", "32", "--limit", "512", "--batch-size", "16", "--epochs", "1"]
+    script.main(["--faces", str(real_faces()), *small, *folders])
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["dataset"] == "CelebA" and results["test"]["mse"] < 0.08
