@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common import cli, training
-from common.data import DATASETS, load_digits
-from common.digits import draw_denoising, draw_digit_figures
+from common import cli
+from common.training import run as training
+from common.data.digits import DATASETS, load_digits
+from common.figures.digits import draw_denoising, draw_digit_figures
 from common.latent import knn_accuracy
-from common.scores import add_noise
+from common.metrics import add_noise
 
 SCRIPT = "vanilla_ae"
 

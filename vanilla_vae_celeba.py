@@ -16,12 +16,13 @@ from argparse import Namespace
 import torch
 from torch import Tensor, nn
 
-from common import cli, training
-from common.celeba import TEST, TRAIN, VALID, load_faces
-from common.data import random_flip, select
-from common.face_figures import draw_face_figures
+from common import cli
+from common.training import run as training
+from common.data.faces import TEST, TRAIN, VALID, load_faces
+from common.data.tensors import random_flip, select
+from common.figures.faces import draw_face_figures
 from common.latent import active_units, kl_divergence, reparameterize
-from common.parallel import batch_mean
+from common.training.parallel import batch_mean
 
 SCRIPT = "vanilla_vae_celeba"
 

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common import cli, training
-from common.data import DATASETS, load_digits, to_float
-from common.digits import draw_digit_figures
+from common import cli
+from common.training import run as training
+from common.data.digits import DATASETS, load_digits
+from common.data.tensors import to_float
+from common.figures.digits import draw_digit_figures
 from common.latent import active_units, kl_divergence, knn_accuracy, log_likelihood, reparameterize
 
 SCRIPT = "vanilla_vae_mnist"

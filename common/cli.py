@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from common import parallel
+from common.training import parallel
 from common.errors import UserError, out_of_memory
 
 

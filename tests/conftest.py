@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import data
+from common.data import digits as data
 
 ROOT = Path(__file__).parents[1]
 

@@ -31,9 +31,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import datasets
 
-from common import celeba
-from common.celeba import load_faces
-from common.drawn_faces import draw_faces
+from common.data import faces as celeba
+from common.data.faces import load_faces
+from common.data.drawn_faces import draw_faces
 from common.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -799,7 +799,7 @@ def test_a_second_run_waits_for_the_first(photos, tmp_path, monkeypatch):
 RUN = """
 import sys
 from pathlib import Path
-from common.celeba import load_faces
+from common.data.faces import load_faces
 load_faces(sys.argv[1], Path(sys.argv[2]), 32)
 """
 

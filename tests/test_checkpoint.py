@@ -7,7 +7,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common import checkpoint
+from common import files
+from common.training import checkpoint
 from common.errors import UserError
 
 STATE = {"script": "a", "arguments": {"beta": 1.0}, "epoch": 3, "model": {"w": torch.arange(4.0)}, "history": []}
@@ -22,14 +23,14 @@ def test_round_trip(tmp_path):
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    checkpoint.write_atomically(path, b"old")
+    files.write_atomically(path, b"old")
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint.os, "fsync", full)
     with pytest.raises(UserError, match=r"No space left on device.*needs 2\.0 MB"):
-        checkpoint.write_atomically(path, b"x" * 2_000_000)
+        files.write_atomically(path, b"x" * 2_000_000)
     assert path.read_bytes() == b"old"
     assert [found.name for found in tmp_path.iterdir()] == ["file"]
 

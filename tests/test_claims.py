@@ -7,8 +7,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from common import celeba, checkpoint, claims
-from common.data import Digits
+from common.data import faces as celeba
+from common.training import checkpoint
+from measure import claims
+from common.data.digits import Digits
 
 QUICK = ["--epochs", "1", "--limit", "600", "--data-dir", str(ROOT / "data"), "--device", "cpu"]
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torchvision import datasets
 
-from common import data
+from common.data import digits as data
 from common.errors import UserError
 
 

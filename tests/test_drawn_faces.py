@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from common import drawn_faces
-from common.drawn_faces import BLOCK, draw_faces
+from common.data import drawn_faces
+from common.data.drawn_faces import BLOCK, draw_faces
 
 CELEBA_NAMES = [
     "5_o_Clock_Shadow",

@@ -19,8 +19,10 @@ from selenium.webdriver.common.keys import Keys
 
 import vanilla_ae
 import vanilla_vae_mnist
-from common import explorer, training
-from common.data import Digits, to_float
+from common.figures import explorer
+from common.training import run as training
+from common.data.digits import Digits
+from common.data.tensors import to_float
 from common.latent import interpolate
 
 BOUND = 0.02

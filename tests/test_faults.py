@@ -15,8 +15,8 @@ import torch
 from conftest import ROOT, write_idx
 from PIL import Image
 
-from common import checkpoint
-from common.drawn_faces import draw_faces
+from common.training import checkpoint
+from common.data.drawn_faces import draw_faces
 
 SCRIPTS = ("vanilla_ae", "vanilla_vae_mnist", "vanilla_vae_celeba")
 

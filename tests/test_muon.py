@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from common.muon import Muon, orthogonalize
+from common.training.optimizer import Muon, orthogonalize
 
 # Wide, tall, two of one shape, square, convolutions, one of them of the shape of others as a matrix.
 SHAPES = ((8, 24), (24, 8), (8, 24), (16, 16), (8, 3, 4, 4), (8, 6, 2, 2), (192, 8, 3, 3))

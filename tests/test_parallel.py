@@ -14,15 +14,16 @@ from PIL import Image
 
 import vanilla_ae
 import vanilla_vae_celeba
-from common import checkpoint
-from common.drawn_faces import draw_faces
+from common.training import checkpoint
+from common.data.drawn_faces import draw_faces
 
 GRADIENT = """
 import sys
 from argparse import Namespace
 from pathlib import Path
 import torch
-from common import parallel, training
+from common.training import parallel
+from common.training import run as training
 import vanilla_ae, vanilla_vae_celeba
 
 # One step of plain gradient descent: the weights' change is the gradient of the global batch.

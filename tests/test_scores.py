@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from common.scores import (
+from common.metrics import (
     PrincipalComponents,
     add_noise,
     frechet_distance,

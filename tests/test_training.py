@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from common import checkpoint, training
+from common.training import checkpoint
+from common.training import run as training
 from common.errors import UserError
 
 

@@ -8,9 +8,10 @@ import torch
 from conftest import ROOT
 
 import vanilla_ae
-from common import checkpoint, figures
-from common import digits as digit_figures
-from common.data import to_float
+from common.training import checkpoint
+from common.figures import sheets as figures
+from common.figures import digits as digit_figures
+from common.data.tensors import to_float
 
 QUICK = ["--limit", "3000", "--epochs", "3", "--data-dir", str(ROOT / "data"), "--batch-size", "64"]
 

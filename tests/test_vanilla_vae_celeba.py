@@ -9,8 +9,12 @@ from conftest import ROOT
 from torch.distributions import Normal
 
 import vanilla_vae_celeba as script
-from common import celeba, checkpoint, face_figures, figures, training
-from common.data import random_flip, select, to_float
+from common.data import faces as celeba
+from common.training import checkpoint
+from common.figures import faces as face_figures
+from common.figures import sheets as figures
+from common.training import run as training
+from common.data.tensors import random_flip, select, to_float
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,11 @@ import torch
 from conftest import ROOT
 
 import vanilla_vae_mnist as script
-from common import checkpoint, figures, training
-from common import digits as digit_figures
-from common.data import to_float
+from common.training import checkpoint
+from common.figures import sheets as figures
+from common.training import run as training
+from common.figures import digits as digit_figures
+from common.data.tensors import to_float
 from common.latent import log_likelihood
 
 QUICK = ["--limit", "3000", "--epochs", "3", "--batch-size", "64", "--data-dir", str(ROOT / "data")]

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common import checkpoint, parallel
-from common.data import gather, shuffled_batches, stream_seed, to_float
+from common import files
+from common.training import checkpoint
+from common.training import parallel
+from common.data.tensors import gather, shuffled_batches, stream_seed, to_float
 from common.errors import UserError
-from common.muon import Muon
+from common.training.optimizer import Muon
 
 Loss = Callable[[nn.Module, Tensor], dict[str, Tensor]]
 
@@ -59,7 +61,7 @@ def start(script: str, args: Namespace) -> Iterator[Run]:
     """
     device = parallel.local_device(choose_device(args.device))
     precision = choose_precision(args.precision, device)
-    checkpoint.check_writable(args.images_dir)
+    files.check_writable(args.images_dir)
     torch.set_flush_denormal(True)  # numbers below 1e-38 slow a CPU down and change nothing
     keep_freed_memory()
     torch.manual_seed(args.seed)
@@ -286,7 +288,7 @@ def _save(model: nn.Module, optimizers: list[torch.optim.Optimizer], history: li
         "history": history,
     }
     # The checkpoint last: what a run resumes from never lacks its metrics.
-    checkpoint.write_atomically(run.args.run_dir / "metrics.jsonl", lines.encode())
+    files.write_atomically(run.args.run_dir / "metrics.jsonl", lines.encode())
     checkpoint.save(run.checkpoint, state)
 
 
@@ -346,7 +348,7 @@ def write_results(run: Run, dataset: str, train_images: int, history: list[dict]
         "images_per_second": round(train_images * len(history) / seconds),
         "test": test,
     }
-    checkpoint.write_json(run.args.run_dir / "results.json", results)
+    files.write_json(run.args.run_dir / "results.json", results)
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in test.items())
     print(
         f"{run.script}: {len(history)} epochs in {seconds:.1f} s ({run.device.type}, {run.precision}); test {numbers}"

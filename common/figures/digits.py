@@ -6,10 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common import explorer, figures
-from common.data import Digits, to_float
+from common.figures import explorer
+from common.figures import sheets as figures
+from common.data.digits import Digits
+from common.data.tensors import to_float
 from common.latent import Plane, medoids, walk
-from common.scores import add_noise, median_filter, psnr
+from common.metrics import add_noise, median_filter, psnr
 
 PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))  # every class once: none is picked for its looks
 STEPS = 12

@@ -38,9 +38,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from common.drawn_faces import draw_faces
+from common.data.drawn_faces import draw_faces
 from common.errors import UserError
-from common.parallel import rank
+from common.training.parallel import rank
 
 TRAIN, VALID, TEST = 0, 1, 2  # the numbers of CelebA's list_eval_partition
 LAST_TRAIN, LAST_VALID = 162_770, 182_637  # the last file numbers of those parts in it

@@ -2,9 +2,6 @@
 
 import contextlib
 import io
-import json
-import os
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -12,45 +9,9 @@ import torch
 from filelock import FileLock, Timeout
 
 from common.errors import UserError
+from common.files import check_writable, write_atomically
 
 FORMAT = 1
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that a reader finds the old file or the new one, never half of one.
-
-    Raises UserError, with the room that is needed, where the disk is full or the folder can't be written;
-    the file that was at `path` is then untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; it needs {len(content) / 1e6:.1f} MB in {path.parent}"
-        ) from error
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write `value` as indented JSON, atomically. NaN and infinity have no JSON and raise ValueError."""
-    write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
-
-
-def check_writable(folder: Path) -> None:
-    """Create `folder` and prove that a file can be written there, before any work is spent. Raises UserError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"\0" * 4096)
-    except OSError as error:
-        raise UserError(f"cannot write in the folder {folder}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The README's claims, measured and drawn.
 
-python -m common.claims digits      the tables and figures of MNIST
-python -m common.claims faces       those of faces (--faces as in vanilla_vae_celeba.py)
+python tests/measure/claims.py digits      the tables and figures of MNIST
+python tests/measure/claims.py faces       those of faces (--faces as in vanilla_vae_celeba.py)
 
 The models are those of the scripts with their default flags but --latent-dim, --noise and --ae. A finished run in
 runs/SCRIPT is used where it is the wanted one; others are trained into runs/claims, once.
@@ -10,6 +10,7 @@ This module is a program on top of the scripts; nothing else in `common` imports
 
 import itertools
 import statistics
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,15 +21,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import vanilla_ae
-import vanilla_vae_celeba
-import vanilla_vae_mnist
-from common import checkpoint, cli, digits, face_figures, figures, training
-from common.celeba import TEST, TRAIN, Faces, load_faces
-from common.data import Digits, gather, load_digits, select, shuffled_batches, stream_seed, to_float
-from common.errors import UserError
-from common.latent import fit_gaussian, knn_accuracy, walk
-from common.scores import PrincipalComponents, frechet_distance, linear_accuracy
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+import vanilla_ae  # noqa: E402
+import vanilla_vae_celeba  # noqa: E402
+import vanilla_vae_mnist  # noqa: E402
+from common import files  # noqa: E402
+from common.training import checkpoint  # noqa: E402
+from common import cli  # noqa: E402
+from common.figures import digits  # noqa: E402
+from common.figures import faces as face_figures  # noqa: E402
+from common.figures import sheets as figures  # noqa: E402
+from common.training import run as training  # noqa: E402
+from common.data.faces import TEST, TRAIN, Faces, load_faces  # noqa: E402
+from common.data.digits import Digits, load_digits  # noqa: E402
+from common.data.tensors import gather, select, shuffled_batches, stream_seed, to_float  # noqa: E402
+from common.errors import UserError  # noqa: E402
+from common.latent import fit_gaussian, knn_accuracy, walk  # noqa: E402
+from common.metrics import PrincipalComponents, frechet_distance, linear_accuracy  # noqa: E402
 
 DIMENSIONS = (2, 8, 32)
 LABELS = (100, 1000, 60_000)
@@ -302,7 +313,7 @@ def claims_of_digits(args: Namespace) -> None:
         rows,
     )
     results["classifier_accuracy"] = accuracy
-    checkpoint.write_json(args.runs_dir / "claims/digits.json", results)
+    files.write_json(args.runs_dir / "claims/digits.json", results)
     draw_digits(models, codes, test, args.images_dir)
 
 
@@ -382,7 +393,7 @@ def claims_of_faces(args: Namespace) -> None:
         header,
         rows,
     )
-    checkpoint.write_json(args.runs_dir / "claims/faces.json", {"realism": numbers, "classifier_accuracy": accuracy})
+    files.write_json(args.runs_dir / "claims/faces.json", {"realism": numbers, "classifier_accuracy": accuracy})
 
     title = f"Faces decoded from the same random draws: autoencoder and VAE on {faces.source}"
     path = args.images_dir / "claims_face_samples.png"
@@ -400,7 +411,7 @@ def claims_of_faces(args: Namespace) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> Namespace:
-    flags = cli.Parser(prog="python -m common.claims", description=__doc__.splitlines()[0], formatter_class=cli.Help)
+    flags = cli.Parser(prog="python tests/measure/claims.py", description=__doc__.splitlines()[0], formatter_class=cli.Help)
     add = flags.add_argument
     add("data", choices=("digits", "faces"), help="which claims")
     add("--faces", metavar="PATH", help="a zip or folder of pictures, or the word drawn, as in vanilla_vae_celeba.py")
@@ -416,8 +427,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    checkpoint.check_writable(args.images_dir)
-    checkpoint.check_writable(args.runs_dir / "claims")
+    files.check_writable(args.images_dir)
+    files.check_writable(args.runs_dir / "claims")
     (claims_of_digits if args.data == "digits" else claims_of_faces)(args)
 
 

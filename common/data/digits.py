@@ -1,16 +1,13 @@
-"""Images as uint8 tensors with labels; batches drawn from them on the device."""
+"""MNIST and its two relatives, read and verified by torchvision."""
 
 import contextlib
 import hashlib
-import math
-import random
 import socket
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from filelock import FileLock
 from torch import Tensor
 
@@ -89,47 +86,3 @@ def _remove_damaged(folder: Path, resources: list[tuple[str, str]]) -> None:
             unpacked.unlink(missing_ok=True)
         elif unpacked.exists() and zlib.crc32(unpacked.read_bytes()) != int.from_bytes(content[-8:-4], "little"):
             unpacked.unlink()
-
-
-def stream_seed(*parts: object) -> int:
-    """A 63-bit seed of its own for every stream of random numbers, from what names the stream.
-
-    A run's shuffles and noise are seeded by (seed, epoch, process), so a resumed epoch draws what the
-    undisturbed one would have drawn, and no generator's state needs to be kept.
-    """
-    return random.Random(repr(parts)).getrandbits(63)
-
-
-def to_float(images: Tensor) -> Tensor:
-    """uint8 grey levels 0..255 as float32 in [0, 1]."""
-    return images.float().div_(255)
-
-
-def shuffled_batches(count: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Tensor]:
-    """Index tensors that visit 0..count-1 once, in an order that depends on `seed` alone.
-
-    As many batches as `batch_size` asks for, of nearly equal sizes: no last one of a few images, whose gradient
-    would be as noisy as its share of the steps is large.
-    """
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)
-    return iter(order.tensor_split(math.ceil(count / batch_size)))
-
-
-def gather(images: Tensor, index: Tensor) -> Tensor:
-    """The `images` (N, ...) of `index` (B,), in their memory layout."""
-    # Three times as fast as indexing, but it would lay out channels_last images anew.
-    return images.index_select(0, index) if images.is_contiguous() else images[index]
-
-
-def random_flip(images: Tensor) -> Tensor:
-    """Mirror each of `images` (B, C, H, W) left to right with probability one half."""
-    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-    return torch.where(mirrored, images.flip(3), images)
-
-
-def select(images: Tensor, chosen: Tensor) -> Tensor:
-    """The `images` (N, ...) where `chosen` (N,) is true; without a copy where they lie side by side."""
-    index = chosen.nonzero().flatten()
-    if len(index) and index[-1] - index[0] + 1 == len(index):
-        return images[index[0] : index[-1] + 1]
-    return images[index]

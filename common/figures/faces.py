@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common import figures
-from common.data import to_float
+from common.figures import sheets as figures
+from common.data.tensors import to_float
 from common.latent import fit_gaussian, walk
 
 PAIRS = 6

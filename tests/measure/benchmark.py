@@ -1,8 +1,8 @@
 """How fast the project is, beside the way the same thing is usually written.
 
-    python tests/benchmark.py                 the table, in under five minutes on 2 cores
-    python tests/benchmark.py --json FILE     also as JSON
-    python tests/benchmark.py --device cuda   on a GPU, where our step is also compiled
+    python tests/measure/benchmark.py                 the table, in under five minutes on 2 cores
+    python tests/measure/benchmark.py --json FILE     also as JSON
+    python tests/measure/benchmark.py --device cuda   on a GPU, where our step is also compiled
 
 Ours and the usual way alternate in one process, so that a machine whose speed drifts slows both; the ratio is the
 median over the rounds, with its range. "The usual way" is what tutorials and well-known repositories show, written as
@@ -38,15 +38,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torch.utils.flop_counter import FlopCounterMode
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 import vanilla_ae  # noqa: E402
 import vanilla_vae_celeba  # noqa: E402
 import vanilla_vae_mnist  # noqa: E402
-from common import celeba, checkpoint, cli, training  # noqa: E402
-from common.data import gather, load_digits, random_flip, to_float  # noqa: E402
-from common.drawn_faces import draw_faces  # noqa: E402
+from common.data import faces as celeba  # noqa: E402
+from common import files  # noqa: E402
+from common.training import checkpoint  # noqa: E402
+from common import cli  # noqa: E402
+from common.training import run as training  # noqa: E402
+from common.data.digits import load_digits  # noqa: E402
+from common.data.tensors import gather, random_flip, to_float  # noqa: E402
+from common.data.drawn_faces import draw_faces  # noqa: E402
 
 ROUNDS = 5
 STEPS = 20  # of digits in a round
@@ -238,7 +243,8 @@ def peak_memory(*command: object) -> float:
 ALL_FACES = f"""
 import sys, torch, vanilla_vae_celeba as script
 from pathlib import Path
-from common import celeba, training
+from common.data import faces as celeba
+from common.training import run as training
 folder, device = Path(sys.argv[1]), sys.argv[2]
 count = {FULL_CELEBA}
 with open(folder / "all.uint8", "wb") as file:
@@ -367,7 +373,7 @@ def main() -> None:
     print(f"\n{seconds:.0f} s on {machine}, PyTorch {torch.__version__}")
     if args.json:
         about = {"machine": machine, "torch": torch.__version__, "seconds": seconds}
-        checkpoint.write_json(args.json, about | found)
+        files.write_json(args.json, about | found)
 
 
 if __name__ == "__main__":

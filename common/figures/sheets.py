@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from matplotlib.patheffects import withStroke
 
-from common.checkpoint import write_atomically
+from common.files import write_atomically
 
 # Ten colours that colour-blind people can tell apart: Petroff 2021, "Accessible Color Sequences for Data
 # Visualization", https://arxiv.org/abs/2107.02270.
