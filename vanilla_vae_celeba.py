@@ -5,7 +5,7 @@ python vanilla_vae_celeba.py --faces img_align_celeba.zip    CelebA from where i
 python vanilla_vae_celeba.py --faces drawn --epochs 3    a quick try without any download
 python vanilla_vae_celeba.py --beta 1                    the ELBO itself: sharper, but worse samples
 python vanilla_vae_celeba.py --ae                        the same network as a plain autoencoder
-python vanilla_vae_celeba.py --resume                    go on after an interruption, or draw the figures again
+python vanilla_vae_celeba.py --resume                    continue after an interruption, or draw the figures again
 """
 
 import functools
@@ -16,18 +16,16 @@ from argparse import Namespace
 import torch
 from torch import Tensor, nn
 
-from common import cli
-from common.training import run as training
+from common import cli, training
 from common.data.faces import TEST, TRAIN, VALID, load_faces
 from common.data.tensors import random_flip, select
-from common.figures.faces import draw_face_figures
-from common.latent import active_units, kl_divergence, reparameterize
-from common.training.parallel import batch_mean
+from common.figures.faces import FaceFigures
+from common.metrics import active_units
 
 SCRIPT = "vanilla_vae_celeba"
 
 EPOCHS = 20
-BATCH_SIZE = 64
+BATCH_SIZE = 64  # at most; short runs take smaller batches
 LEARNING_RATE = 2e-3
 LATENT_DIM = 128
 BETA = 24.0  # found by the sweep in the README: reconstructions stay sharp, and prior samples are faces
@@ -64,23 +62,16 @@ class VariationalAutoencoder(nn.Module):
         channels = widths(size)
         top = channels[-1]
 
-        layers = [nn.Conv2d(3, channels[0], 8, stride=4, padding=2), Norm(channels[0]), nn.ReLU()]
+        layers = [nn.Conv2d(3, channels[0], 8, stride=4, padding=2), Norm(channels[0]), nn.SiLU()]
         for inputs, outputs in itertools.pairwise(channels):
-            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), Norm(outputs), nn.ReLU()]
+            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), Norm(outputs), nn.SiLU()]
         self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(top * 16, 2 * latent_dim))
 
-        layers = [nn.Linear(latent_dim, top * 16), nn.Unflatten(1, (top, 4, 4)), Norm(top), nn.ReLU()]
+        layers = [nn.Linear(latent_dim, top * 16), nn.Unflatten(1, (top, 4, 4)), Norm(top), nn.SiLU()]
         for inputs, outputs in itertools.pairwise(reversed(channels)):
-            layers += [nn.Conv2d(inputs, 4 * outputs, 3, padding=1), nn.PixelShuffle(2), Norm(outputs), nn.ReLU()]
+            layers += [nn.Conv2d(inputs, 4 * outputs, 3, padding=1), nn.PixelShuffle(2), Norm(outputs), nn.SiLU()]
         self.decoder = nn.Sequential(*layers, nn.Conv2d(channels[0], 48, 3, padding=1), nn.PixelShuffle(4))
-        # The decoder's variance where it is not being trained: the training set's mean squared error in the
-        # last epoch.
-        self.register_buffer("variance", torch.ones(()))
-
-    def hidden_weights(self) -> list[nn.Parameter]:
-        """The weights of all layers but the two at the pixels."""
-        layers = (self.encoder[1:], self.decoder[:-2])
-        return [layer.weight for half in layers for layer in half if isinstance(layer, (nn.Conv2d, nn.Linear))]
+        self.register_buffer("variance", torch.ones(()))  # of the decoder's Gaussian outside training, see `calibrate`
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, S, S) in [0, 1] -> mean and log-variance of q(z|x), (B, D) each."""
@@ -92,28 +83,38 @@ class VariationalAutoencoder(nn.Module):
         return self.decoder(latent).float()
 
 
-def loss(model: VariationalAutoencoder, images: Tensor, beta: float = 1.0, plain: bool = False) -> dict[str, Tensor]:
-    """The negative ELBO and its terms in nats an image, and the mean squared error of the pixels; (B,) each.
+def reparameterize(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """A sample (B, D) of N(mean, exp(log_variance)) that lets gradients through (Kingma & Welling 2014, section 2.4)."""
+    noise = torch.randn_like(mean)
+    return mean + noise * torch.exp(0.5 * log_variance)
 
-    p(x|z) is a Gaussian with one variance for all pixels. While training, it is the batch's mean squared error,
-    where the likelihood is greatest (Rybkin et al. 2021, "Simple and Effective VAE Training with Calibrated
-    Decoders"): the weight of the KL, `beta`, then means the same at every picture size. `plain` makes it an
-    autoencoder: the code is the mean, and nothing pulls it to the prior.
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_variance)) || N(0, I)) in nats, (B, D) -> (B,) (Kingma & Welling 2014, appendix B)."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
+
+
+def loss(model: VariationalAutoencoder, images: Tensor, beta: float = 1.0, plain: bool = False) -> dict[str, Tensor]:
+    """The negative ELBO and its terms in nats per image, and the mean squared error of the pixels; (B,) each.
+
+    p(x|z) is a Gaussian with a single variance for all pixels. In training it is the batch's mean squared error, its
+    maximum-likelihood value (Rybkin et al. 2021, "Simple and Effective VAE Training with Calibrated Decoders"), so
+    that the weight of the KL, `beta`, means the same at every image size. `plain` makes it an autoencoder: the code
+    is the mean, and there is no KL.
     """
     mean, log_variance = model.encode(images)
     reconstruction = model.decode(mean if plain else reparameterize(mean, log_variance))
     squared_error = (reconstruction - images).square().flatten(1).sum(dim=1)
     pixels = images.shape[1:].numel()
-    variance = batch_mean(squared_error.detach()) / pixels if model.training else model.variance
+    variance = training.batch_mean(squared_error.detach()) / pixels if model.training else model.variance
     recon = 0.5 * (pixels * torch.log(2 * math.pi * variance) + squared_error / variance)
-    kl = torch.zeros_like(recon) if plain else kl_divergence(mean, log_variance).sum(dim=1)
-    return {
-        "loss": recon + beta * kl,
-        "neg_elbo": recon + kl,
-        "recon": recon,
-        "kl": kl,
-        "mse": squared_error / pixels,
-    }
+    kl = torch.zeros_like(recon) if plain else kl_divergence(mean, log_variance)
+    return {"loss": recon + beta * kl, "neg_elbo": recon + kl, "recon": recon, "kl": kl, "mse": squared_error / pixels}
+
+
+def calibrate(model: VariationalAutoencoder, mse: float) -> None:
+    """Give the decoder's Gaussian its maximum-likelihood variance for an epoch with that mean squared error."""
+    model.variance.fill_(mse)
 
 
 def parse_args(argv: list[str] | None = None) -> Namespace:
@@ -122,7 +123,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     flags.add_argument("--ae", action="store_true", help="a plain autoencoder: no sampling, no KL")
     flags.add_argument("--size", type=int, choices=SIZES, default=64, help="width and height of the pictures")
     flags.add_argument("--faces", metavar="PATH", help="a zip or folder of pictures, or the word drawn (default: "
-                       "DATA_DIR/celeba, else torchvision's download, else drawn faces)")  # fmt: skip
+                       "DATA_DIR/celeba, then torchvision's download, then drawn faces)")  # fmt: skip
     return flags.parse_args(argv)
 
 
@@ -130,60 +131,57 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with training.start(SCRIPT, args) as run:
         faces = load_faces(args.faces, args.data_dir, args.size)
-        args.faces = faces.description  # what a resumed run must have seen
-        train, valid, test = (select(faces.images, faces.split == part) for part in (TRAIN, VALID, TEST))
-        train = training.on_device(train[: args.limit], run.device)
+        run.data = faces.description
+        train, valid, test = (
+            training.on_device(select(faces.images, faces.split == part), run.device) for part in (TRAIN, VALID, TEST)
+        )
+        train = train[: args.limit]
+        batch_size = args.batch_size or training.batch_size(len(train), args.epochs, most=BATCH_SIZE)
         model = VariationalAutoencoder(args.latent_dim, args.size)
-        model = model.to(run.device, memory_format=torch.channels_last)
-        objective = functools.partial(loss, beta=args.beta, plain=args.ae)
+        model = model.to(run.device, memory_format=run.memory_format)
+        step = run.prepare(model, functools.partial(loss, beta=args.beta, plain=args.ae), train[:batch_size])
+        optimizer = training.Optimizer(model, args.lr, run.precision)
+        elbo = functools.partial(loss, plain=args.ae)
 
-        def validate(metrics: dict[str, float]) -> dict[str, float]:
-            """Calibrate the decoder on the epoch's training images, then measure the valid ones."""
-            model.variance.fill_(metrics["mse"])
-            scores = training.evaluate(model, functools.partial(loss, plain=args.ae), valid, run.device)
-            return {f"valid_{name}": scores[name] for name in ("neg_elbo", "recon", "kl", "mse")}
+        for epoch in run.epochs(model, optimizer, train, batch_size, augment=random_flip):
+            for batch in epoch:  # (B, 3, S, S) in [0, 1]
+                terms = epoch.mean(step(batch))
+                optimizer.zero_grad()
+                terms["loss"].backward()
+                optimizer.step()
+            calibrate(model, epoch.means["mse"])
+            epoch.validate(elbo, valid, names=("neg_elbo", "recon", "kl", "mse"))
 
-        hidden = model.hidden_weights()
-        history = training.fit(model, objective, train, run, hidden, augment=random_flip, validate=validate)
-        terms = training.evaluate(model, functools.partial(loss, plain=args.ae), test, run.device)
-
-        def encode(images: Tensor) -> Tensor:
-            return training.compute(lambda batch: model.encode(batch)[0], images, run.device)
-
-        def decode(latent: Tensor) -> Tensor:
-            return training.compute(model.decode, latent, run.device)
+        encode, decode = run.batched(lambda images: model.encode(images)[0]), run.batched(model.decode)
 
         def squared_error(images: Tensor) -> Tensor:
             return (model.decode(model.encode(images)[0]) - images).square().flatten(1).mean(dim=1)
 
         train_latent, latent = encode(train), encode(test)
+        terms = training.evaluate(model, elbo, test, run.device)
         scores = {
             "neg_elbo": terms["neg_elbo"],
-            # A density over [0, 1] becomes the probability of one of 256 levels.
-            "bits_per_dim": terms["neg_elbo"] / (3 * args.size**2 * math.log(2)) + 8,
-            "mse": training.compute(squared_error, test, run.device).mean().item(),
+            # A density over [0, 1] becomes the probability of one of its levels, which are 1/255 apart.
+            "bits_per_dim": terms["neg_elbo"] / (3 * args.size**2 * math.log(2)) + math.log2(255),
+            "mse": run.batched(squared_error)(test).mean().item(),
             "kl": terms["kl"],
             "active_units": active_units(latent),
             "sigma": model.variance.sqrt().item(),
         }
-        training.write_results(run, faces.source, len(train), history, scores)
-        names = ("reconstructions", "samples", "attributes", "curves")
-        kind = "Autoencoder" if args.ae else f"VAE (beta {args.beta:g})"
-        draw_face_figures(
-            test,
-            latent,
-            train_latent,
-            decode,
-            None if faces.attributes is None else faces.attributes[faces.split == TRAIN][: args.limit],
-            faces.attribute_names,
-            history,
-            model=f"{kind} on {faces.source}" + (" (no CelebA here)" if faces.drawn else ""),
-            scores=f"test MSE {scores['mse']:.4f}, KL {scores['kl']:.0f} nats, {scores['bits_per_dim']:.2f} bits/dim",
-            paths={
-                "interpolation": args.images_dir / "4.png",
-                **{name: args.images_dir / f"{SCRIPT}_{name}.png" for name in names},
-            },
-        )
+        run.write_results(faces.source, scores)
+
+        title = f"{'Autoencoder' if args.ae else f'VAE (beta {args.beta:g})'} on {faces.source}"
+        title += " (no CelebA here)" if faces.drawn else ""
+        subtitle = f"test MSE {scores['mse']:.4f}, KL {scores['kl']:.0f} nats, {scores['bits_per_dim']:.2f} bits/dim"
+        labels = None if faces.attributes is None else faces.attributes[faces.split == TRAIN][: args.limit]
+        figures = FaceFigures(test.cpu(), latent, train_latent, decode, title, subtitle, args.images_dir, SCRIPT)
+        figures.interpolation(args.images_dir / "4.png")
+        figures.reconstructions()
+        figures.samples()
+        figures.attributes(labels, faces.attribute_names)
+        nats = {"neg_elbo": "-ELBO (nats per image)", "recon": "reconstruction (nats)", "kl": "KL (nats)"}
+        figures.curves(run.history, nats | {"mse": "mean squared error"})
+        print(f"Open {args.images_dir / '4.png'} first.")
 
 
 if __name__ == "__main__":

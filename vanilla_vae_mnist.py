@@ -1,14 +1,13 @@
 """A variational autoencoder on MNIST with a two-dimensional latent space.
 
-python vanilla_vae_mnist.py                     train, then write images/3.png and its siblings
-python vanilla_vae_mnist.py --epochs 2 --limit 5000     a quick try
-python vanilla_vae_mnist.py --latent-dim 20     a larger latent space, for better likelihoods
-python vanilla_vae_mnist.py --beta 4            weigh the KL term more (Higgins et al. 2017)
-python vanilla_vae_mnist.py --resume            go on after an interruption, or draw the figures again
+python vanilla_vae_mnist.py                   train, then write images/3.png and its siblings
+python vanilla_vae_mnist.py --epochs 2 --limit 5000  a quick try
+python vanilla_vae_mnist.py --latent-dim 20   a larger latent space, for better likelihoods
+python vanilla_vae_mnist.py --beta 4          weigh the KL term more (Higgins et al. 2017)
+python vanilla_vae_mnist.py --resume          continue after an interruption, or draw the figures again
 """
 
 import functools
-import itertools
 import sys
 from argparse import Namespace
 
@@ -16,30 +15,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common import cli
-from common.training import run as training
+from common import cli, training
 from common.data.digits import DATASETS, load_digits
-from common.data.tensors import to_float
-from common.figures.digits import draw_digit_figures
-from common.latent import active_units, kl_divergence, knn_accuracy, log_likelihood, reparameterize
+from common.data.tensors import binarized, to_float
+from common.figures import digit_page
+from common.figures.digits import DigitFigures
+from common.metrics import active_units, knn_accuracy, log_likelihood
 
 SCRIPT = "vanilla_vae_mnist"
 
-EPOCHS = 50
-BATCH_SIZE = 2048  # Muon's cost is by the step, and it takes large batches well
+EPOCHS = 34
+BATCH_SIZE = 512  # at most; short runs take smaller batches
 LEARNING_RATE = 4e-3
-LATENT_DIM = 2  # what can be drawn
+LATENT_DIM = 2  # can be drawn
 BETA = 1.0  # the evidence lower bound itself
-WIDTHS = (512, 128, 128, 128)  # of the encoder's layers; the decoder mirrors them
-LIKELIHOOD_SAMPLES = 20  # an image, for the importance-weighted bound
-
-
-def mlp(*sizes: int) -> nn.Sequential:
-    """Linear layers of these sizes, with ReLU between them."""
-    layers = []
-    for inputs, outputs in itertools.pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+LIKELIHOOD_SAMPLES = 20  # per image, for the importance-weighted bound
 
 
 class VariationalAutoencoder(nn.Module):
@@ -47,25 +37,42 @@ class VariationalAutoencoder(nn.Module):
 
     def __init__(self, latent_dim: int):
         super().__init__()
-        # As in vanilla_ae.py, where nothing else bounds the codes.
-        bound = nn.LayerNorm(WIDTHS[-1])
-        self.encoder = nn.Sequential(mlp(784, *WIDTHS), nn.ReLU(), bound, nn.Linear(WIDTHS[-1], 2 * latent_dim))
-        self.decoder = mlp(latent_dim, *reversed(WIDTHS), 784)
-
-    def hidden_weights(self) -> list[nn.Parameter]:
-        """The matrices between hidden layers, neither the pixels' nor the latent space's."""
-        halves = (self.encoder, self.decoder)
-        linear = [[layer.weight for layer in half.modules() if isinstance(layer, nn.Linear)] for half in halves]
-        return [*linear[0][1:-1], *linear[1][1:-1]]
+        self.encoder = nn.Sequential(
+            nn.Flatten(),
+            *(nn.Linear(784, 512), nn.SiLU()),
+            *(nn.Linear(512, 128), nn.SiLU()),
+            *(nn.Linear(128, 128), nn.SiLU()),
+            *(nn.Linear(128, 128), nn.SiLU()),
+            nn.LayerNorm(128),
+            nn.Linear(128, 2 * latent_dim),
+        )
+        self.decoder = nn.Sequential(
+            *(nn.Linear(latent_dim, 128), nn.SiLU()),
+            *(nn.Linear(128, 128), nn.SiLU()),
+            *(nn.Linear(128, 128), nn.SiLU()),
+            *(nn.Linear(128, 512), nn.SiLU()),
+            nn.Linear(512, 784),
+        )
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 1, 28, 28) grey levels in [0, 1] -> mean and log-variance of q(z|x), (B, D) each."""
-        mean, log_variance = self.encoder(images.flatten(1)).float().chunk(2, dim=1)
+        """Grey levels in [0, 1] (B, 1, 28, 28) -> mean and log-variance of q(z|x), (B, D) each."""
+        mean, log_variance = self.encoder(images).float().chunk(2, dim=1)
         return mean, log_variance
 
     def decode(self, latent: Tensor) -> Tensor:
-        """latent (B, D) -> logits (B, 1, 28, 28); their sigmoid is the picture."""
+        """Latent vectors (B, D) -> logits (B, 1, 28, 28); their sigmoid is the picture."""
         return self.decoder(latent).float().view(-1, 1, 28, 28)
+
+
+def reparameterize(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """A sample (B, D) of N(mean, exp(log_variance)) that lets gradients through (Kingma & Welling 2014, section 2.4)."""
+    noise = torch.randn_like(mean)
+    return mean + noise * torch.exp(0.5 * log_variance)
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_variance)) || N(0, I)) in nats, (B, D) -> (B,) (Kingma & Welling 2014, appendix B)."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
 
 
 def log_probability(model: VariationalAutoencoder, images: Tensor, latent: Tensor) -> Tensor:
@@ -75,10 +82,10 @@ def log_probability(model: VariationalAutoencoder, images: Tensor, latent: Tenso
 
 
 def loss(model: VariationalAutoencoder, images: Tensor, beta: float = 1.0) -> dict[str, Tensor]:
-    """The negative ELBO and its two terms in nats an image, (B,) each; "loss" weighs the KL by `beta`."""
+    """The negative ELBO and its two terms in nats per image, (B,) each; "loss" weighs the KL by `beta`."""
     mean, log_variance = model.encode(images)
     recon = -log_probability(model, images, reparameterize(mean, log_variance))
-    kl = kl_divergence(mean, log_variance).sum(dim=1)
+    kl = kl_divergence(mean, log_variance)
     return {"loss": recon + beta * kl, "neg_elbo": recon + kl, "recon": recon, "kl": kl}
 
 
@@ -94,42 +101,41 @@ def main(argv: list[str] | None = None) -> None:
     with training.start(SCRIPT, args) as run:
         train, test = load_digits(args.dataset, args.data_dir)
         images = train.images[: args.limit].to(run.device)
+        batch_size = args.batch_size or training.batch_size(len(images), args.epochs, most=BATCH_SIZE)
         model = VariationalAutoencoder(args.latent_dim).to(run.device)
-        history = training.fit(model, functools.partial(loss, beta=args.beta), images, run, model.hidden_weights())
+        step = run.prepare(model, functools.partial(loss, beta=args.beta), images[:batch_size])
+        optimizer = training.Optimizer(model, args.lr, run.precision)
 
-        def encode(images: Tensor) -> Tensor:
-            return training.compute(lambda batch: model.encode(batch)[0], images, run.device)
+        for epoch in run.epochs(model, optimizer, images, batch_size):
+            for batch in epoch:  # (B, 1, 28, 28) in [0, 1]
+                terms = epoch.mean(step(batch))
+                optimizer.zero_grad()
+                terms["loss"].backward()
+                optimizer.step()
 
-        def decode(latent: Tensor) -> Tensor:
-            return training.compute(lambda batch: model.decode(batch).sigmoid(), latent, run.device)
-
-        # Pixels binarised by their grey level, once and for all, as the literature's test images are.
-        noise = torch.rand(test.images.shape, generator=torch.Generator().manual_seed(training.EVALUATION_SEED))
-        binary = (noise < to_float(test.images)).to(torch.uint8) * 255
-        generator = torch.Generator(run.device).manual_seed(training.EVALUATION_SEED)
+        encode = run.batched(lambda images: model.encode(images)[0])
+        decode = run.batched(lambda latent: model.decode(latent).sigmoid())
+        latent = encode(test.images)
+        grey = training.evaluate(model, loss, test.images, run.device)
+        binary = binarized(test.images, training.EVALUATION_SEED)
         bound = functools.partial(
             log_likelihood,
-            posterior=model.encode,
+            encode=model.encode,
             log_probability=functools.partial(log_probability, model),
             samples=LIKELIHOOD_SAMPLES,
-            generator=generator,
+            generator=torch.Generator(run.device).manual_seed(training.EVALUATION_SEED),
         )
-        grey_terms = training.evaluate(model, loss, test.images, run.device)
-        latent = encode(test.images)
         scores = {
-            "neg_elbo_grey": grey_terms["neg_elbo"],
+            "neg_elbo_grey": grey["neg_elbo"],
             "neg_elbo_binary": training.evaluate(model, loss, binary, run.device)["neg_elbo"],
-            "recon_grey": grey_terms["recon"],
-            "kl": grey_terms["kl"],
+            "recon_grey": grey["recon"],
+            "kl": grey["kl"],
             "active_units": active_units(latent),
             "mse": (decode(latent) - to_float(test.images)).square().mean().item(),
             "knn": knn_accuracy(encode(images), train.labels[: args.limit], latent, test.labels),
-            f"log_likelihood_binary_{LIKELIHOOD_SAMPLES}_samples": training.compute(bound, binary, run.device)
-            .double()
-            .mean()
-            .item(),
+            f"log_likelihood_binary_{LIKELIHOOD_SAMPLES}_samples": run.batched(bound)(binary).double().mean().item(),
         }
-        training.write_results(run, args.dataset, len(images), history, scores)
+        run.write_results(args.dataset, scores)
         if scores["kl"] < 1 or scores["active_units"] == 0:
             print(
                 f"warning: the posterior has collapsed to the prior (KL {scores['kl']:.2f} nats, "
@@ -137,26 +143,21 @@ def main(argv: list[str] | None = None) -> None:
                 file=sys.stderr,
             )
 
-        draw_digit_figures(
-            test,
-            latent,
-            decode,
-            model.decoder,
-            history=history,
-            curves={"recon": "reconstruction (nats an image)", "kl": "KL (nats an image)"},
-            model=f"Variational autoencoder on {args.dataset}",
-            scores=f"test -ELBO {scores['neg_elbo_grey']:.1f} nats (of it KL {scores['kl']:.1f}), "
-            f"MSE {scores['mse']:.4f}, accuracy of 5 nearest neighbours {scores['knn']:.1%}",
-            paths={
-                "explorer": args.images_dir / f"{SCRIPT}_explorer.html",
-                "map": args.images_dir / "3.png",
-                **{
-                    name: args.images_dir / f"{SCRIPT}_{name}.png"
-                    for name in ("interpolation", "reconstructions", "manifold", "curves", "samples")
-                },
-            },
-            prior=True,
+        title = f"Variational autoencoder on {args.dataset}"
+        subtitle = (
+            f"test -ELBO {scores['neg_elbo_grey']:.1f} nats, {scores['kl']:.1f} of them KL; MSE {scores['mse']:.4f}; "
+            f"accuracy of 5 nearest neighbours {scores['knn']:.1%}"
         )
+        figures = DigitFigures(test, latent, decode, title, subtitle, args.images_dir, SCRIPT, prior=True)
+        figures.map(args.images_dir / "3.png")
+        figures.interpolation()
+        figures.reconstructions()
+        figures.manifold()
+        figures.samples()
+        figures.curves(run.history, {"recon": "reconstruction (nats per image)", "kl": "KL (nats per image)"})
+        page = args.images_dir / f"{SCRIPT}_explorer.html"
+        digit_page.write(page, test, latent, model.encoder, model.decoder, title, prior=True)
+        print(f"Open {args.images_dir / '3.png'} first.")
 
 
 if __name__ == "__main__":

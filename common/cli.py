@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from common.training import parallel
 from common.errors import UserError, out_of_memory
+from common.training import parallel
 
 
 class Stopped(KeyboardInterrupt):
@@ -51,24 +51,22 @@ non_negative_float = number(float, 0)
 
 
 def parser(script: str, description: str, *, epochs: int, batch_size: int, lr: float, latent_dim: int) -> Parser:
-    """A parser of the shared flags, with this script's defaults."""
+    """A parser of the shared flags, with this script's defaults; `batch_size` is that of a long run."""
     flags = Parser(prog=f"{script}.py", description=description.splitlines()[0], formatter_class=Help)
     add = flags.add_argument
     add("--epochs", type=positive_int, default=epochs, help="passes over the training images")
-    add("--batch-size", type=positive_int, default=batch_size, help="images a step")
+    add("--batch-size", type=positive_int, help=f"images per step (default: {batch_size}, fewer in short runs)")
     add("--lr", type=number(float, 0, above=True, below=1000), default=lr, help="the learning rate at its peak")
     add("--latent-dim", type=positive_int, default=latent_dim, help="dimensions of the latent space")
     add("--seed", type=number(int, 0, below=2**63), default=0, help="of weights, shuffles and noise")
-    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, else the CPU")
-    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 where it is native")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, otherwise the CPU")
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: the faster, by a trial")
     add("--compile", action="store_true", help="compile the training step, which pays in long runs on a GPU")
     add("--data-dir", type=Path, default=Path("data"), help="where the data sets are, or go")
     add("--images-dir", type=Path, default=Path("images"), help="where the figures go")
     add("--run-dir", type=Path, default=Path("runs", script), help="where checkpoint, metrics and results go")
     add("--limit", type=positive_int, metavar="N", help="train on the first N images only (a quick try)")
-    add(
-        "--resume", action="store_true", help="go on from RUN_DIR/checkpoint.pt; a finished run draws its figures again"
-    )
+    add("--resume", action="store_true", help="continue from RUN_DIR/checkpoint.pt; a finished run draws its figures")
     return flags
 
 

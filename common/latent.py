@@ -1,36 +1,10 @@
-"""The latent space: sampling it, measuring it, walking through it."""
+"""The latent space: walks through it, planes to draw it on, the Gaussian fitted to it."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-
-def reparameterize(mean: Tensor, log_variance: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """A sample of N(mean, exp(log_variance)) that lets gradients through (Kingma & Welling 2014, section 2.4).
-
-    All shapes (..., D); `generator` must be on the tensors' device.
-    """
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-    return mean + noise * torch.exp(0.5 * log_variance)
-
-
-def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, exp(log_variance)) || N(0, I)) in nats, (B, D) -> (B, D), one term a dimension.
-
-    Kingma & Welling 2014, appendix B.
-    """
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
-
-
-def active_units(means: Tensor) -> int:
-    """How many latent dimensions carry information: variance of the posterior means (N, D) above 0.01.
-
-    Burda et al. 2016, section 5.2.
-    """
-    return int((means.var(dim=0, correction=0) > 0.01).sum())
 
 
 def interpolate(start: Tensor, end: Tensor, steps: int) -> Tensor:
@@ -50,42 +24,6 @@ def walk(
     """
     between = decode(interpolate(latent[first], latent[second], steps + 2))
     return torch.cat([originals[first, None], between, originals[second, None]])
-
-
-def knn_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, k: int = 5) -> float:
-    """The share of `test` points (M, D) whose label is the majority of their k nearest `train` points (N, D).
-
-    Euclidean distance; a tie goes to the smallest label.
-    """
-    # In few dimensions the exact distance is as fast as the expanded one, which cancels when points lie close.
-    mode = "donot_use_mm_for_euclid_dist" if train.shape[1] <= 16 else "use_mm_for_euclid_dist"
-    correct = 0
-    for points, labels in zip(test.split(500), test_labels.split(500), strict=True):
-        nearest = torch.cdist(points, train, compute_mode=mode).topk(min(k, len(train)), largest=False).indices
-        correct += (train_labels[nearest].mode(dim=1).values == labels).sum().item()
-    return correct / len(test)
-
-
-def log_likelihood(
-    images: Tensor,
-    posterior: Callable[[Tensor], tuple[Tensor, Tensor]],
-    log_probability: Callable[[Tensor, Tensor], Tensor],
-    samples: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """The importance-weighted bound on log p(x) in nats, (B, ...) -> (B,) (Burda et al. 2016, equation 8).
-
-    `posterior(images)` gives the mean and log-variance of q(z|x), (B, D) each; `log_probability(images,
-    latent)` gives log p(x|z), (B,). With one sample this is the ELBO; it rises to log p(x) with more.
-    """
-    mean, log_variance = posterior(images)
-    weights = []
-    for _ in range(samples):
-        latent = reparameterize(mean, log_variance, generator)
-        noise = (latent - mean) * torch.exp(-0.5 * log_variance)
-        log_prior_over_posterior = 0.5 * (noise.square() + log_variance - latent.square()).sum(dim=1)
-        weights.append(log_probability(images, latent) + log_prior_over_posterior)
-    return torch.stack(weights).logsumexp(dim=0) - math.log(samples)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,64 @@
-"""What codes and pictures are worth: principal components, linear classifiers, noise removal, Fréchet distances."""
+"""Scores of codes and of pictures."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+TREE_DIMENSIONS = 8  # Up to here a tree finds neighbours sooner than a matrix product.
+
+
+def knn_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, k: int = 5) -> float:
+    """The share of `test` points (M, D) whose label is the majority of their k nearest `train` points (N, D).
+
+    Euclidean distance; a tie goes to the smallest label.
+    """
+    nearest = nearest_points(train, test, min(k, len(train)))
+    return (train_labels[nearest].mode(dim=1).values == test_labels).double().mean().item()
+
+
+def nearest_points(train: Tensor, test: Tensor, k: int) -> Tensor:
+    """The indices (M, k) of the `train` points (N, D) nearest each of the `test` points (M, D)."""
+    if train.shape[1] <= TREE_DIMENSIONS:
+        from scipy.spatial import KDTree  # here, since only the digit scripts need it
+
+        return torch.from_numpy(KDTree(train.numpy()).query(test.numpy(), range(1, k + 1), workers=-1)[1])
+    found = [torch.cdist(points, train).topk(k, largest=False).indices for points in test.split(500)]
+    return torch.cat(found)
+
+
+def active_units(means: Tensor) -> int:
+    """How many latent dimensions carry information: variance of the posterior means (N, D) above 0.01.
+
+    Burda et al. 2016, section 5.2.
+    """
+    return int((means.var(dim=0, correction=0) > 0.01).sum())
+
+
+def log_likelihood(
+    images: Tensor,
+    encode: Callable[[Tensor], tuple[Tensor, Tensor]],
+    log_probability: Callable[[Tensor, Tensor], Tensor],
+    samples: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """The importance-weighted bound on log p(x) in nats, (B, ...) -> (B,) (Burda et al. 2016, equation 8).
+
+    `encode(images)` gives the mean and log-variance of q(z|x), (B, D) each; `log_probability(images, latent)`
+    gives log p(x|z), (B,). With one sample this is the ELBO; it rises to log p(x) with more.
+    """
+    mean, log_variance = encode(images)
+    weights = []
+    for _ in range(samples):
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        latent = mean + noise * torch.exp(0.5 * log_variance)
+        log_prior_over_posterior = 0.5 * (noise.square() + log_variance - latent.square()).sum(dim=1)
+        weights.append(log_probability(images, latent) + log_prior_over_posterior)
+    return torch.stack(weights).logsumexp(dim=0) - math.log(samples)
 
 
 @dataclass(frozen=True)
@@ -68,12 +122,6 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     # S1 S2 and root S2 root have the same eigenvalues, and the second is symmetric.
     cross = torch.linalg.eigvalsh(root @ covariances[1] @ root).clamp(min=0).sqrt().sum()
     return (offset + covariances[0].trace() + covariances[1].trace() - 2 * cross).item()
-
-
-def add_noise(images: Tensor, level: float, generator: torch.Generator | None = None) -> Tensor:
-    """`images` in [0, 1] plus Gaussian noise of standard deviation `level` on every pixel, clipped to [0, 1]."""
-    noise = torch.randn(images.shape, generator=generator, device=images.device)
-    return (images + level * noise).clamp_(0, 1)
 
 
 def median_filter(images: Tensor, width: int = 3) -> Tensor:

@@ -50,3 +50,15 @@ def select(images: Tensor, chosen: Tensor) -> Tensor:
     if len(index) and index[-1] - index[0] + 1 == len(index):
         return images[index[0] : index[-1] + 1]
     return images[index]
+
+
+def add_noise(images: Tensor, level: float, generator: torch.Generator | None = None) -> Tensor:
+    """`images` in [0, 1] plus Gaussian noise of standard deviation `level` on every pixel, clipped to [0, 1]."""
+    noise = torch.randn(images.shape, generator=generator, device=images.device)
+    return (images + level * noise).clamp_(0, 1)
+
+
+def binarized(images: Tensor, seed: int) -> Tensor:
+    """uint8 `images` with every pixel 0 or 255, drawn once with its grey level as the probability of 255."""
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed))
+    return (noise < to_float(images)).to(torch.uint8) * 255

@@ -1,99 +1,122 @@
-"""The pictures that both digit scripts draw of a trained model, from its latent codes and its decoder."""
+"""The figures of both digit scripts, each a call that draws one picture and saves it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from common.figures import explorer
-from common.figures import sheets as figures
 from common.data.digits import Digits
-from common.data.tensors import to_float
+from common.data.tensors import add_noise, to_float
+from common.figures import maps, sheets
 from common.latent import Plane, medoids, walk
-from common.metrics import add_noise, median_filter, psnr
+from common.metrics import median_filter, psnr
 
-PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))  # every class once: none is picked for its looks
-STEPS = 12
-GRID = 24
+PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))  # Every class once, so that none is picked for its looks.
+STEPS = 12  # pictures between the two of a pair
+GRID = 24  # pictures along each side of the manifold
 SAMPLES_SEED = 0
 NOISE_SEED = 0
 
 
-def draw_digit_figures(
-    digits: Digits,
-    latent: Tensor,
-    decode: Callable[[Tensor], Tensor],
-    decoder: nn.Module,
-    history: Sequence[dict],
-    curves: dict[str, str],
-    model: str,
-    scores: str,
-    paths: dict[str, Path],
-    prior: bool,
-) -> None:
-    """Draw and save the figures named in `paths`: map, interpolation, reconstructions, manifold and curves,
-    with `prior` the samples, and in two dimensions the explorer, a page for the browser.
+@dataclass(frozen=True)
+class DigitFigures:
+    """A trained model's test digits, their codes, and where their figures go.
 
-    `latent` (N, D) are the codes of `digits`; `decode` gives grey levels (B, 1, 28, 28) of codes (B, D), and
-    `decoder` is the network in it, for the page. `model` and `scores` go into the titles. With `prior`, N(0, I)
-    is drawn into the map, and the manifold's grid lies at its quantiles instead of over the codes' range.
+    digits: the test images. latent: their codes (N, D). decode: codes (B, D) -> grey levels (B, 1, 28, 28).
+    title, subtitle: the model, and its test scores. folder, script: a figure without a name of its own goes to
+    folder/SCRIPT_FIGURE.png. prior: whether the codes belong to N(0, I), which is then drawn into the maps.
     """
-    plane = Plane.of(latent, prior)
-    points = plane.project(latent).numpy()
-    labels = digits.labels.numpy()
-    originals = to_float(digits.images)
 
-    title = f"{model}: latent space of {len(latent):,} test images\n{scores}"
-    figures.save(figures.latent_map(points, labels, digits.classes, title, plane.axis_names, prior), paths["map"])
+    digits: Digits
+    latent: Tensor
+    decode: Callable[[Tensor], Tensor]
+    title: str
+    subtitle: str
+    folder: Path
+    script: str
+    prior: bool = False
 
-    typical = medoids(latent, digits.labels, len(digits.classes))
-    pairs = [(typical[first], typical[second]) for first, second in PAIRS]
-    rows = [walk(originals, latent, decode, first, second, STEPS) for first, second in pairs]
-    sheet = torch.stack(rows)[:, :, 0].numpy()
-    lines = [(points[first], points[second]) for first, second in pairs]
-    title = f"{model}: from one test image to another along a straight line in the latent space"
-    figures.save(
-        figures.interpolations(sheet, points, labels, digits.classes, lines, title, plane.axis_names, prior),
-        paths["interpolation"],
-    )
+    @cached_property
+    def plane(self) -> Plane:
+        return Plane.of(self.latent, self.prior)
 
-    shown = first_of_each_class(digits, 2)
-    sheet = torch.stack([originals[shown], decode(latent[shown])])[:, :, 0].numpy()
-    title = f"{model}: the first two test images of each class\n{scores}"
-    figures.save(figures.pictures(sheet, title, names=("original", "reconstruction")), paths["reconstructions"])
+    def path(self, figure: str) -> Path:
+        return self.folder / f"{self.script}_{figure}.png"
 
-    if prior:
-        # The grid's points part N(0, 1) into equal shares, from the first 1/48 to the last.
-        ticks = torch.special.ndtri((torch.arange(GRID) + 0.5) / GRID)
-        horizontal, vertical, extent, note = ticks, ticks, None, "(at the quantiles of the prior, 2% to 98%)"
-    else:
-        low, high = torch.quantile(plane.project(latent), torch.tensor([0.005, 0.995]), dim=0)
-        if latent.shape[1] == 1:
-            low[1], high[1] = low[0], high[0]  # a square; the second coordinate means nothing
-        horizontal, vertical = (torch.linspace(low[axis], high[axis], GRID) for axis in (0, 1))
-        half = (high - low) / (GRID - 1) / 2
-        extent = (low[0] - half[0], high[0] + half[0], low[1] - half[1], high[1] + half[1])
-        extent, note = tuple(value.item() for value in extent), ""
-    grid = torch.stack(torch.meshgrid(vertical.flip(0), horizontal, indexing="ij"), dim=-1).flip(-1)
-    decoded = decode(plane.lift(grid.view(-1, 2))).view(GRID, GRID, 28, 28).numpy()
-    title = f"{model}: the images that the decoder makes of the points of the latent plane"
-    figures.save(figures.manifold(decoded, extent, title, plane.axis_names, note), paths["manifold"])
+    def map(self, path: Path | None = None) -> None:
+        """Every test digit as a point at its code, coloured by its class."""
+        figure = maps.latent_map(
+            self.plane.project(self.latent).numpy(),
+            self.digits.labels.numpy(),
+            self.digits.classes,
+            f"{self.title}: latent space of {len(self.latent):,} test images\n{self.subtitle}",
+            self.plane.axis_names,
+            self.prior,
+        )
+        sheets.save(figure, path or self.path("map"))
 
-    if prior:
-        generator = torch.Generator().manual_seed(SAMPLES_SEED)
-        sheet = decode(torch.randn(10 * 10, latent.shape[1], generator=generator)).view(10, 10, 28, 28).numpy()
-        title = f"{model}: decoded from 100 random draws of the prior"
-        figures.save(figures.pictures(sheet, title), paths["samples"])
+    def interpolation(self, path: Path | None = None) -> None:
+        """One digit turning into another along a straight line in the latent space, above the map with the lines."""
+        points, originals = self.plane.project(self.latent).numpy(), to_float(self.digits.images)
+        typical = medoids(self.latent, self.digits.labels, len(self.digits.classes))
+        pairs = [(typical[first], typical[second]) for first, second in PAIRS]
+        rows = [walk(originals, self.latent, self.decode, first, second, STEPS) for first, second in pairs]
+        figure = maps.interpolations(
+            torch.stack(rows)[:, :, 0].numpy(),
+            points,
+            self.digits.labels.numpy(),
+            self.digits.classes,
+            [(points[first], points[second]) for first, second in pairs],
+            f"{self.title}: from one test image to another along a straight line in the latent space",
+            self.plane.axis_names,
+            self.prior,
+        )
+        sheets.save(figure, path or self.path("interpolation"))
 
-    figures.save(figures.curves(history, curves, f"{model}: training"), paths["curves"])
+    def reconstructions(self) -> None:
+        """The first two test images of each class above their reconstructions."""
+        shown = first_of_each_class(self.digits, 2)
+        rows = torch.stack([to_float(self.digits.images[shown]), self.decode(self.latent[shown])])[:, :, 0]
+        title = f"{self.title}: the first two test images of each class\n{self.subtitle}"
+        figure = sheets.pictures(rows.numpy(), title, names=("original", "reconstruction"))
+        sheets.save(figure, self.path("reconstructions"))
 
-    if latent.shape[1] == 2:
-        title = f"{model}: latent space of {len(latent):,} test images"
-        explorer.write(paths["explorer"], digits, latent, decoder, title, prior)
-    else:
-        paths["explorer"].unlink(missing_ok=True)  # an earlier run's would show another model
-        print(f"no explorer page: it needs a latent space of 2 dimensions, not {latent.shape[1]}")
+    def manifold(self) -> None:
+        """The images decoded from a grid of the latent plane: over the codes' range, or at the prior's quantiles."""
+        if self.prior:
+            # The grid's points part N(0, 1) into equal shares, from the first 1/48 to the last.
+            horizontal = vertical = torch.special.ndtri((torch.arange(GRID) + 0.5) / GRID)
+            extent, note = None, "(at the quantiles of the prior, 2% to 98%)"
+        else:
+            low, high = torch.quantile(self.plane.project(self.latent), torch.tensor([0.005, 0.995]), dim=0)
+            if self.latent.shape[1] == 1:
+                low[1], high[1] = low[0], high[0]  # A square, whose second coordinate means nothing.
+            horizontal, vertical = (torch.linspace(low[axis], high[axis], GRID) for axis in (0, 1))
+            half = (high - low) / (GRID - 1) / 2
+            sides = (low[0] - half[0], high[0] + half[0], low[1] - half[1], high[1] + half[1])
+            extent, note = tuple(side.item() for side in sides), ""
+        grid = torch.stack(torch.meshgrid(vertical.flip(0), horizontal, indexing="ij"), dim=-1).flip(-1)
+        decoded = self.decode(self.plane.lift(grid.view(-1, 2))).view(GRID, GRID, 28, 28)
+        title = f"{self.title}: images decoded from a grid of points in the latent plane"
+        sheets.save(maps.manifold(decoded.numpy(), extent, title, self.plane.axis_names, note), self.path("manifold"))
+
+    def samples(self) -> None:
+        """Images decoded from random draws of the prior."""
+        noise = torch.randn(100, self.latent.shape[1], generator=torch.Generator().manual_seed(SAMPLES_SEED))
+        title = f"{self.title}: decoded from 100 random draws of the prior"
+        rows = self.decode(noise).view(10, 10, 28, 28)
+        sheets.save(sheets.pictures(rows.numpy(), title), self.path("samples"))
+
+    def denoising(self, noise: float, restore: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """See `draw_denoising`."""
+        return draw_denoising(self.digits, noise, restore, self.path("denoising"))
+
+    def curves(self, history: Sequence[dict], names: dict[str, str]) -> None:
+        """The terms of the loss over the epochs; `names` maps each to its axis label."""
+        sheets.save(sheets.curves(history, names, f"{self.title}: training"), self.path("curves"))
 
 
 def first_of_each_class(digits: Digits, count: int) -> Tensor:
@@ -102,7 +125,7 @@ def first_of_each_class(digits: Digits, count: int) -> Tensor:
 
 
 def draw_denoising(digits: Digits, noise: float, restore: Callable[[Tensor], Tensor], path: Path) -> dict[str, float]:
-    """Draw noisy digits, what a median filter and `restore` make of them, and the clean ones.
+    """Draw noisy digits, the same after a median filter and after `restore`, and the clean ones.
 
     `restore` maps (N, 1, 28, 28) in [0, 1] to the same. Returns the mean peak signal-to-noise ratios of all
     `digits` in dB: "psnr" of the restored images, "psnr_noisy" of the given ones, "psnr_median" of the filtered.
@@ -118,5 +141,5 @@ def draw_denoising(digits: Digits, noise: float, restore: Callable[[Tensor], Ten
         f"Gaussian noise of standard deviation {noise:g}, clipped to [0, 1], removed from test images\n"
         f"the first two of each class; mean PSNR of all {len(clean):,}"
     )
-    figures.save(figures.pictures(sheet.numpy(), title, names=[*names, "clean"]), path)
+    sheets.save(sheets.pictures(sheet.numpy(), title, names=[*names, "clean"]), path)
     return dict(zip(("psnr_noisy", "psnr_median", "psnr"), ratios, strict=True))

@@ -1,17 +1,19 @@
-"""The pictures that the face script draws of a trained model, from its latent codes and its decoder."""
+"""The figures of the face script, each a call that draws one picture and saves it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from common.figures import sheets as figures
 from common.data.tensors import to_float
+from common.figures import sheets
 from common.latent import fit_gaussian, walk
 
 PAIRS = 6
-STEPS = 8
+STEPS = 8  # pictures between the two of a pair
 SHOWN = 16
 SAMPLES = (3, 12)  # rows and columns of each sampler
 SAMPLES_SEED = 0
@@ -19,71 +21,84 @@ DIRECTIONS = ("Smiling", "Eyeglasses", "Blond_Hair", "Male", "Young")
 STRENGTHS = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
 
 
-def draw_face_figures(
-    originals: Tensor,
-    latent: Tensor,
-    train_latent: Tensor,
-    decode: Callable[[Tensor], Tensor],
-    attributes: Tensor | None,
-    attribute_names: Sequence[str],
-    history: Sequence[dict],
-    model: str,
-    scores: str,
-    paths: dict[str, Path],
-) -> None:
-    """Draw and save the figures named in `paths`: interpolation, reconstructions, samples, attributes and curves.
+@dataclass(frozen=True)
+class FaceFigures:
+    """A trained model's test faces, their codes, and where their figures go.
 
-    `originals` (N, 3, S, S) uint8 are the test faces and `latent` (N, D) their codes; `train_latent` (M, D) are
-    the training faces' codes and `attributes` (M, A) their labels, if they have any. `decode` gives the pixels
-    (B, 3, S, S) of codes (B, D). `model` and `scores` go into the titles.
+    originals: the test faces (N, 3, S, S) uint8. latent: their codes (N, D). train_latent: those of the training
+    faces (M, D). decode: codes (B, D) -> pixels (B, 3, S, S). title, subtitle: the model, and its test scores.
+    folder, script: a figure without a name of its own goes to folder/SCRIPT_FIGURE.png.
     """
-    pictures = to_float(originals[: max(2 * PAIRS, SHOWN)])
 
-    def rows(images: Tensor) -> torch.Tensor:
-        """(R, C, 3, S, S) -> (R, C, S, S, 3), as figures are drawn."""
-        return images.movedim(2, -1).numpy()
+    originals: Tensor
+    latent: Tensor
+    train_latent: Tensor
+    decode: Callable[[Tensor], Tensor]
+    title: str
+    subtitle: str
+    folder: Path
+    script: str
 
-    lines = []
-    for first in range(0, max(1, min(2 * PAIRS, len(latent) - 1)), 2):
-        lines.append(walk(pictures, latent, decode, first, (first + 1) % len(latent), STEPS))
-    title = f"{model}: the first test faces in pairs, and the faces between them\n{scores}"
-    figures.save(figures.pictures(rows(torch.stack(lines)), title, figures.walk_columns(STEPS)), paths["interpolation"])
+    def path(self, figure: str) -> Path:
+        return self.folder / f"{self.script}_{figure}.png"
 
-    shown = min(SHOWN, len(latent))
-    sheet = torch.stack([pictures[:shown], decode(latent[:shown])])
-    title = f"{model}: the first {shown} test faces\n{scores}"
-    figures.save(figures.pictures(rows(sheet), title, names=("original", "reconstruction")), paths["reconstructions"])
+    def interpolation(self, path: Path | None = None) -> None:
+        """The first test faces in pairs, one turning into the other along a straight line in the latent space."""
+        pictures, rows = to_float(self.originals[: 2 * PAIRS]), []
+        for first in range(0, max(1, min(2 * PAIRS, len(self.latent) - 1)), 2):
+            rows.append(walk(pictures, self.latent, self.decode, first, (first + 1) % len(self.latent), STEPS))
+        title = f"{self.title}: the first test faces in pairs, and the faces between them\n{self.subtitle}"
+        figure = sheets.pictures(_channels_last(torch.stack(rows)), title, sheets.walk_columns(STEPS))
+        sheets.save(figure, path or self.path("interpolation"))
 
-    noise = torch.randn(SAMPLES[0] * SAMPLES[1], latent.shape[1], generator=torch.Generator().manual_seed(SAMPLES_SEED))
-    mean, factor = fit_gaussian(train_latent)
-    sheet = torch.cat([decode(noise), decode(mean + noise @ factor.T)]).unflatten(0, (2 * SAMPLES[0], SAMPLES[1]))
-    names = [
-        "prior\nN(0, I)",
-        *[""] * (SAMPLES[0] - 1),
-        "Gaussian\nfitted to the\ntraining codes",
-        *[""] * (SAMPLES[0] - 1),
-    ]
-    title = f"{model}: faces decoded from the same random draws by two samplers"
-    figures.save(figures.pictures(rows(sheet), title, names=names), paths["samples"])
+    def reconstructions(self) -> None:
+        """The first test faces above their reconstructions."""
+        shown = min(SHOWN, len(self.latent))
+        rows = torch.stack([to_float(self.originals[:shown]), self.decode(self.latent[:shown])])
+        title = f"{self.title}: the first {shown} test faces\n{self.subtitle}"
+        figure = sheets.pictures(_channels_last(rows), title, names=("original", "reconstruction"))
+        sheets.save(figure, self.path("reconstructions"))
 
-    sheet, names = [], []
-    for name in DIRECTIONS if attributes is not None else ():
-        has = (
-            attributes[:, attribute_names.index(name)] if name in attribute_names else torch.zeros(1, dtype=torch.bool)
+    def samples(self) -> None:
+        """Random faces: draws of the prior, and of a Gaussian fitted to the training codes."""
+        noise = torch.randn(
+            SAMPLES[0] * SAMPLES[1], self.latent.shape[1], generator=torch.Generator().manual_seed(SAMPLES_SEED)
         )
-        if not 0 < has.sum() < len(has):
-            continue
-        direction = train_latent[has].mean(dim=0) - train_latent[~has].mean(dim=0)
-        face = len(names) % len(latent)
-        moved = decode(latent[face] + torch.tensor(STRENGTHS)[:, None] * direction)
-        sheet.append(torch.cat([pictures[face, None], moved]))
-        names.append(name)
-    if names:
-        columns = ["original", *(f"{strength:+g}" if strength else "recon-\nstruction" for strength in STRENGTHS)]
-        title = f"{model}: test faces moved along the difference of class means in the latent space"
-        figures.save(figures.pictures(rows(torch.stack(sheet)), title, columns, names), paths["attributes"])
-    else:
-        paths["attributes"].unlink(missing_ok=True)  # an earlier run's would show another model
+        mean, factor = fit_gaussian(self.train_latent)
+        draws = torch.cat([self.decode(noise), self.decode(mean + noise @ factor.T)])
+        blank = [""] * (SAMPLES[0] - 1)
+        names = ["prior\nN(0, I)", *blank, "Gaussian\nfitted to the\ntraining codes", *blank]
+        title = f"{self.title}: faces decoded from the same random draws by two samplers"
+        figure = sheets.pictures(_channels_last(draws.unflatten(0, (2 * SAMPLES[0], SAMPLES[1]))), title, names=names)
+        sheets.save(figure, self.path("samples"))
 
-    labels = {"neg_elbo": "-ELBO (nats an image)", "recon": "reconstruction (nats)", "kl": "KL (nats)", "mse": "MSE"}
-    figures.save(figures.curves(history, labels, f"{model}: training"), paths["curves"])
+    def attributes(self, labels: Tensor | None, names: Sequence[str]) -> None:
+        """Test faces moved along the difference of class means, for some attributes that the data has labels for.
+
+        `labels` (M, A) bool are those of the training faces, `names` the A attributes. Without any of them, an
+        earlier run's figure is removed, since it would show another model.
+        """
+        pictures, rows, shown = to_float(self.originals[: len(DIRECTIONS)]), [], []
+        for name in DIRECTIONS if labels is not None else ():
+            if name not in names or not 0 < (has := labels[:, names.index(name)]).sum() < len(has):
+                continue
+            direction = self.train_latent[has].mean(dim=0) - self.train_latent[~has].mean(dim=0)
+            face = len(shown) % len(self.latent)
+            moved = self.decode(self.latent[face] + torch.tensor(STRENGTHS)[:, None] * direction)
+            rows.append(torch.cat([pictures[face, None], moved]))
+            shown.append(name)
+        if not shown:
+            self.path("attributes").unlink(missing_ok=True)
+            return
+        columns = ["original", *(f"{strength:+g}" if strength else "recon-\nstruction" for strength in STRENGTHS)]
+        title = f"{self.title}: test faces moved along the difference of class means in the latent space"
+        sheets.save(sheets.pictures(_channels_last(torch.stack(rows)), title, columns, shown), self.path("attributes"))
+
+    def curves(self, history: Sequence[dict], names: dict[str, str]) -> None:
+        """The terms of the loss over the epochs; `names` maps each to its axis label."""
+        sheets.save(sheets.curves(history, names, f"{self.title}: training"), self.path("curves"))
+
+
+def _channels_last(images: Tensor) -> np.ndarray:
+    """(R, C, 3, S, S) -> (R, C, S, S, 3), as sheets are drawn."""
+    return images.movedim(2, -1).numpy()

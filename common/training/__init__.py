@@ -1,0 +1,20 @@
+"""What a training script needs beside its method: a run, its epochs, the optimizer, evaluation in batches."""
+
+from common.training.device import on_device
+from common.training.evaluation import EVALUATION_SEED, batched, evaluate
+from common.training.optimizer import Optimizer, batch_size
+from common.training.parallel import batch_mean
+from common.training.run import Epoch, Run, start
+
+__all__ = [
+    "EVALUATION_SEED",
+    "Epoch",
+    "Optimizer",
+    "Run",
+    "batch_mean",
+    "batch_size",
+    "batched",
+    "evaluate",
+    "on_device",
+    "start",
+]

@@ -11,7 +11,17 @@ from filelock import FileLock, Timeout
 from common.errors import UserError
 from common.files import check_writable, write_atomically
 
-FORMAT = 1
+FORMAT = 2
+KINDS = {
+    "script": str,
+    "arguments": dict,
+    "data": str,
+    "precision": str,
+    "epoch": int,
+    "model": dict,
+    "optimizer": list,
+    "history": list,
+}
 
 
 @contextlib.contextmanager
@@ -49,18 +59,21 @@ def load(path: Path) -> dict:
         raise UserError(f"there is no checkpoint {path}") from error
     except Exception as error:  # a damaged or hostile file raises whatever its bytes happen to lead to
         raise UserError(f"{path} is damaged or no checkpoint of this project: remove it and train again") from error
-    kinds = {"format": int, "script": str, "arguments": dict, "epoch": int, "model": dict, "history": list}
-    if not isinstance(state, dict) or not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
+    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
         raise UserError(f"{path} is no checkpoint of this project: choose another --run-dir")
     if state["format"] != FORMAT:
         raise UserError(f"{path} has format {state['format']}, this version reads {FORMAT}: update, or train again")
+    if not all(isinstance(state.get(name), kind) for name, kind in KINDS.items()):
+        raise UserError(f"{path} is no checkpoint of this project: choose another --run-dir")
     return state
 
 
-def check_same_run(state: dict, script: str, arguments: dict, path: Path) -> None:
-    """Raise UserError, naming what differs, unless the checkpoint `state` is of `script` with `arguments`."""
+def check_same_run(state: dict, script: str, arguments: dict, data: str, path: Path) -> None:
+    """Raise UserError, naming what differs, unless the checkpoint `state` is of `script`, `arguments` and `data`."""
     if state["script"] != script:
         raise UserError(f"{path} was written by {state['script']}.py, not {script}.py: choose another --run-dir")
+    if state["data"] != data:
+        raise UserError(f"{path} was trained on {state['data']}, not on {data}: choose another --run-dir")
     for name, value in arguments.items():
         if state["arguments"].get(name) != value:
             raise UserError(

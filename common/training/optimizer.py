@@ -1,10 +1,84 @@
-"""Muon, an optimizer for the weights of hidden layers."""
+"""The optimizer of all three scripts: Muon for the hidden matrices, AdamW for everything else, one learning-rate cycle."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+
+MUON_LR = 3  # times AdamW's; on digits, between 1.5 and 5 makes no difference
+WARMUP = 0.3  # the share of the steps on which the learning rate rises
+LEAST_SIDE = 64  # rows and columns of a matrix that Muon trains
+STEPS = 3_500  # that a run has at least, where its batches may be smaller for it
+LEAST_BATCH = 64
+
+
+def batch_size(images: int, epochs: int, most: int) -> int:
+    """The images per step of a run over so many `images` and `epochs`: a power of two, at most `most`.
+
+    A short run needs steps more than it needs exact gradients.
+    """
+    wanted = max(images * epochs / STEPS, LEAST_BATCH)
+    return min(most, 2 ** round(math.log2(wanted)))
+
+
+def one_cycle(progress: float) -> float:
+    """The learning rate as a share of its peak, for `progress` in [0, 1] (Smith & Topin 2018).
+
+    Linear up to the peak, then a cosine down to 0.
+    """
+    if progress < WARMUP:
+        return progress / WARMUP
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))
+
+
+def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that Muon trains: the matrices between hidden layers, convolutions' kernels included.
+
+    Left out are the first and the last layer, which meet the pixels, and thin matrices, such as those at a
+    two-dimensional code. The layers must be registered in the order in which they compute.
+    """
+    weights = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    return [weight for weight in weights[1:-1] if min(len(weight), weight[0].numel()) >= LEAST_SIDE]
+
+
+class Optimizer:
+    """Muon for a model's hidden weights and AdamW (Loshchilov & Hutter 2019) for the others, as one optimizer.
+
+    `lr` is AdamW's peak; `precision` ("fp32" or "bf16") is that of Muon's matrix products.
+    """
+
+    def __init__(self, model: nn.Module, lr: float, precision: str = "fp32"):
+        hidden = hidden_weights(model)
+        chosen = {id(weight) for weight in hidden}
+        others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
+        self.lr = lr
+        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=lr, fused=True)]
+        if hidden:
+            dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+            self.parts.append(Muon(hidden, lr=MUON_LR * lr, dtype=dtype))
+
+    def set_progress(self, progress: float) -> None:
+        """Set the learning rates for the finished share of the run, in [0, 1]."""
+        self.lr = one_cycle(progress) * self.parts[0].defaults["lr"]
+        for part in self.parts:
+            part.param_groups[0]["lr"] = one_cycle(progress) * part.defaults["lr"]
+
+    def zero_grad(self) -> None:
+        for part in self.parts:
+            part.zero_grad()
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> list[dict]:
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)
 
 
 class Muon(torch.optim.Optimizer):
@@ -14,9 +88,9 @@ class Muon(torch.optim.Optimizer):
     It has the size of AdamW's steps (Liu et al. 2025, "Muon is Scalable for LLM Training"), so that `lr` means
     about the same.
 
-    torch.optim.Muon computes the same, but always in bfloat16, which takes a CPU without bfloat16 arithmetic about
-    forty times as long as float32, one by one, and not for convolutions. Here matrices of one shape are computed
-    together, in `dtype`, large ones in parts. The weights of convolutions must be channels_last.
+    torch.optim.Muon computes the same one by one, always in bfloat16, which takes a CPU without bfloat16 arithmetic
+    about forty times as long as float32, and not for convolutions. Here matrices of one shape are computed together,
+    in `dtype`, large ones in parts.
     """
 
     def __init__(
@@ -52,13 +126,15 @@ class Muon(torch.optim.Optimizer):
 
 
 def to_matrices(weight: Tensor) -> Tensor:
-    """The weight of a linear layer (O, I) or a convolution (O, I, K, K) as matrices (B, M, N), M <= N, in its memory.
+    """A view of the weight of a linear layer (O, I) or a convolution (O, I, K, K) as matrices (B, M, N), M <= N.
 
-    A row for each output, or for each input where they are fewer. More than 128 rows are taken 64 at a time where that
-    divides them: the cost grows with the square of the rows, and large layers train as well in parts.
+    There is a row for each output, or for each input where they are fewer. More than 128 rows are taken 64 at a time
+    where that divides them: the cost grows with the square of the rows, and large layers train as well in parts.
     """
     if weight.ndim == 4:
-        weight = weight.permute(0, 2, 3, 1).view(len(weight), -1)
+        if weight.is_contiguous(memory_format=torch.channels_last):
+            weight = weight.permute(0, 2, 3, 1)
+        weight = weight.view(len(weight), -1)
     if weight.shape[0] > weight.shape[1]:
         weight = weight.T
     return weight.unflatten(0, (-1, 64)) if len(weight) > 128 and len(weight) % 64 == 0 else weight[None]

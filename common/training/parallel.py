@@ -1,4 +1,4 @@
-"""Several processes as one: what `torchrun` starts, on PyTorch's own engine. Alone, each function is trivial.
+"""Several processes as one: those that `torchrun` starts. Alone, each function is trivial.
 
 Every process draws its own share of each shuffled batch, DistributedDataParallel averages the gradients, and the
 first process alone prints, checkpoints, measures and draws.
@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -21,14 +22,23 @@ from common.errors import UserError, out_of_memory
 PATIENCE = timedelta(hours=2)  # the others' wait while the first prepares the data
 
 
+def launched() -> bool:
+    """Whether torchrun started this process. Some builds of PyTorch have no torch.distributed."""
+    return dist.is_available() and dist.is_torchelastic_launched()
+
+
+def running() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
 def rank() -> int:
     """This process's number; 0 is the first."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if running() else 0
 
 
 def world() -> int:
     """How many processes there are."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if running() else 1
 
 
 def local_device(device: torch.device) -> torch.device:
@@ -36,7 +46,7 @@ def local_device(device: torch.device) -> torch.device:
 
     Raises UserError where there are more processes than accelerators.
     """
-    if device.type == "cpu" or not dist.is_torchelastic_launched():
+    if device.type == "cpu" or not launched():
         return device
     index = int(os.environ["LOCAL_RANK"])
     if index >= torch.accelerator.device_count():
@@ -55,7 +65,7 @@ def joined(device: torch.device) -> Iterator[None]:
 
     All but the first are silent, and wait here until it has prepared the data and calls `let_others_start`.
     """
-    if not dist.is_torchelastic_launched():
+    if not launched():
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -73,13 +83,10 @@ def joined(device: torch.device) -> Iterator[None]:
                 _meet()
                 yield
     except RuntimeError as error:
-        if out_of_memory(error):
+        # After the last epoch, and where memory runs out, the other processes have no part in an error.
+        if out_of_memory(error) or not running():
             raise
         raise UserError(f"process {rank()} failed, or lost the others: {str(error).splitlines()[0]}") from error
-    except SystemExit:
-        leave(0)  # the others' regular end
-    # Not after an error: destroying the group would wait for processes that are waiting for this one.
-    dist.destroy_process_group()
 
 
 def leave(code: int) -> NoReturn:
@@ -87,6 +94,17 @@ def leave(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def part() -> None:
+    """Leave the group together, after the last epoch. The first process alone returns; the others end."""
+    if world() == 1:
+        return
+    first = rank() == 0
+    _meet()  # NCCL's communicators must be destroyed by all processes at about the same time.
+    dist.destroy_process_group()
+    if not first:
+        leave(0)
 
 
 def let_others_start() -> None:
@@ -99,11 +117,36 @@ def _meet() -> None:
     dist.all_reduce(torch.zeros(1))  # on the CPU, since a GPU's barrier may time out during a long preparation
 
 
+def from_first(value: str) -> str:
+    """The first process's `value`, in all of them."""
+    if world() == 1:
+        return value
+    shared = [value]
+    dist.broadcast_object_list(shared, src=0, device=torch.device("cpu"))
+    return shared[0]
+
+
+def check_same_epoch(epoch: int, folder: Path) -> None:
+    """Raise UserError, in every process, unless all of them continue after the same `epoch`."""
+    if world() == 1:
+        return
+    extremes = torch.tensor([epoch, -epoch])
+    dist.all_reduce(extremes, dist.ReduceOp.MAX)
+    last, first = extremes[0].item(), -extremes[1].item()
+    if first != last:
+        raise UserError(
+            f"process {rank()} continues after epoch {epoch}, others after {first} to {last}: every machine must see "
+            f"the same {folder}; put it on a file system that all of them share"
+        )
+
+
 def wrap(module: nn.Module, device: torch.device) -> nn.Module:
     """`module` with its gradients averaged over the processes."""
     if world() == 1:
         return module
-    return nn.parallel.DistributedDataParallel(module, device_ids=None if device.type == "cpu" else [device])
+    devices = None if device.type == "cpu" else [device]
+    # The one buffer, the faces' variance, is set between epochs alike in all processes.
+    return nn.parallel.DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
 
 
 def share(batch: Tensor) -> Tensor:
@@ -120,8 +163,9 @@ def total(value: Tensor) -> Tensor:
 
 
 def batch_mean(values: Tensor) -> Tensor:
-    """The mean of `values` (B,), one an image, over the whole batch, whatever each process's share of it."""
+    """The mean of `values` (B,), one per image, over the whole batch, whatever each process's share of it."""
     if world() == 1:
         return values.mean()
-    together = total(torch.stack([values.sum(), values.new_tensor(len(values))]))
+    # Counted on the device: a number from the host would make it wait in every step.
+    together = total(torch.stack([values.sum(), torch.ones_like(values).sum()]))
     return together[0] / together[1]

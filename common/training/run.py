@@ -1,4 +1,4 @@
-"""One training loop and one evaluation for all three scripts; the device, the precision, the run's folder."""
+"""One run of a script: its device, its folder, its epochs, its results."""
 
 import contextlib
 import json
@@ -6,8 +6,7 @@ import math
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -15,106 +14,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common import files
-from common.training import checkpoint
-from common.training import parallel
 from common.data.tensors import gather, shuffled_batches, stream_seed, to_float
 from common.errors import UserError
-from common.training.optimizer import Muon
+from common.training import checkpoint, evaluation, parallel
+from common.training.device import autocast, choose_device, compiled, faster_precision, keep_freed_memory
+from common.training.optimizer import Optimizer
+
+# A resumed run may change these arguments; every other one shapes the result.
+FREE_ARGUMENTS = {"epochs", "device", "precision", "compile", "data_dir", "images_dir", "run_dir", "resume", "faces"}
 
 Loss = Callable[[nn.Module, Tensor], dict[str, Tensor]]
-
-EVALUATION_SEED = 2014  # evaluation draws the same noise whatever the run's seed
-EVALUATION_BATCH = 500
-MUON_LR = 3  # times AdamW's; on digits, between 1.5 and 5 makes no difference
-# May change between a run and its resumption; every other argument shapes the result.
-FREE_ARGUMENTS = {"epochs", "device", "precision", "compile", "data_dir", "images_dir", "run_dir", "resume"}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of a script: its arguments, and where and how it computes."""
-
-    script: str
-    args: Namespace
-    device: torch.device
-    precision: str
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.args.run_dir / "checkpoint.pt"
-
-    @property
-    def arguments(self) -> dict[str, object]:
-        """The arguments that shape the result, as plain values."""
-        chosen = {name: value for name, value in vars(self.args).items() if name not in FREE_ARGUMENTS}
-        return {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
-
-    def autocast(self) -> torch.autocast:
-        return autocast(self.device, self.precision)
-
-
-@contextlib.contextmanager
-def start(script: str, args: Namespace) -> Iterator[Run]:
-    """Prepare a run, and hold its folder while it lasts.
-
-    Raises UserError where the device is absent, a folder can't be written, or another run holds the folder.
-    """
-    device = parallel.local_device(choose_device(args.device))
-    precision = choose_precision(args.precision, device)
-    files.check_writable(args.images_dir)
-    torch.set_flush_denormal(True)  # numbers below 1e-38 slow a CPU down and change nothing
-    keep_freed_memory()
-    torch.manual_seed(args.seed)
-    with contextlib.ExitStack() as held:
-        held.enter_context(parallel.joined(device))
-        if parallel.rank() == 0:
-            held.enter_context(checkpoint.run_folder(args.run_dir))
-        yield Run(script, args, device, precision)
-
-
-def keep_freed_memory() -> None:
-    """Let the process keep the memory that one step frees for the next one.
-
-    glibc keeps at most twice its largest freed block, and else the system gives and clears it anew in every step: 5%
-    of a step of 2048 digits. Having freed this block, it keeps 60 MB.
-    """
-    torch.empty(30 * 2**20, dtype=torch.uint8)
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Where `precision` is "bf16", what is computed in this context is computed in it, as far as it is safe."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is the accelerator that this PyTorch sees, else the CPU. Raises UserError for an absent one."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if name == "auto":
-        return accelerator or torch.device("cpu")
-    if name != "cpu" and (accelerator is None or accelerator.type != name):
-        raise UserError(f"--device {name}: PyTorch {torch.__version__} sees none here; use --device auto or cpu")
-    return torch.device(name)
-
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """`auto` is bf16 where the hardware multiplies it natively (else it is emulated, and slower), else fp32."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
-    else:
-        native = False
-    return "bf16" if native else "fp32"
-
-
-def learning_rate(progress: float, warmup: float = 0.2) -> float:
-    """One cycle (Smith & Topin 2018): linear up to 1, the peak, then a cosine down to 0; `progress` in [0, 1]."""
-    if progress < warmup:
-        return progress / warmup
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
 class Objective(nn.Module):
@@ -129,227 +38,285 @@ class Objective(nn.Module):
         return self.loss(self.model, images)
 
 
-def compiled(module: nn.Module, device: torch.device) -> nn.Module:
-    """`module` compiled at its first call; as it is where there is no compiler that torch.compile can use."""
-    try:
-        torch.compile(torch.neg)(torch.ones(1, device=device))
-    except Exception as error:  # what it misses raises many kinds
-        reason = str(error).strip().splitlines()[0]
-        print(f"--compile: torch.compile doesn't work here ({reason}), going on without", file=sys.stderr)
-        return module
-    return torch.compile(module)
+class Run:
+    """One run of a script, made by `start`: how it computes, and what it has finished.
 
-
-def make_optimizers(
-    model: nn.Module, hidden: Sequence[nn.Parameter], lr: float, precision: str
-) -> list[torch.optim.Optimizer]:
-    """AdamW (Loshchilov & Hutter 2019), and Muon for the `hidden` weights, if any: on digits it needs about half of
-    AdamW's epochs, but it doesn't suit layers at the pixels, nor vectors."""
-    others = [parameter for parameter in model.parameters() if all(parameter is not weight for weight in hidden)]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=lr, fused=True)]
-    if hidden:
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        optimizers.append(Muon(hidden, lr=MUON_LR * lr, dtype=dtype))
-    return optimizers
-
-
-def fit(
-    model: nn.Module,
-    loss: Loss,
-    images: Tensor,
-    run: Run,
-    hidden: Sequence[nn.Parameter] = (),
-    augment: Callable[[Tensor], Tensor] | None = None,
-    validate: Callable[[dict[str, float]], dict[str, float]] | None = None,
-) -> list[dict[str, float]]:
-    """Train `model` in place on `images` (N, C, H, W) uint8, and return its history, a dict an epoch.
-
-    `loss(model, batch)` gives terms of shape (B,), one value an image; the mean of its "loss" is minimised,
-    the means of all are kept. `hidden` are the weights that Muon trains. `augment` changes a batch in
-    [0, 1]; `validate` adds to the numbers of each epoch. The learning rate depends on the finished share of
-    --epochs: resumed with more epochs, the same run goes on at the place of the longer cycle.
-
-    Every epoch ends with a checkpoint. Raises UserError when there are more processes than images in a batch,
-    when the loss or the weights are no longer finite, when the checkpoint to resume from doesn't fit, or when
-    one can't be written.
+    script, args: the script's name and its arguments, which are never changed.
+    device, precision: where it computes, and in "fp32" or "bf16" (known after `prepare`).
+    history: the finished epochs, a dict of numbers each.
+    data: what the images are; a resumed run must see the same.
     """
-    args, count = run.args, len(images)
-    steps = math.ceil(count / args.batch_size)
-    if count // steps < parallel.world():
-        raise UserError(f"{count} images in batches of {args.batch_size} are too few for {parallel.world()} processes")
-    parallel.let_others_start()
-    optimizers = make_optimizers(model, hidden, args.lr, run.precision)
-    peaks = [optimizer.defaults["lr"] for optimizer in optimizers]
-    history = _resume(model, optimizers, run) if args.resume else []
-    objective = parallel.wrap(Objective(model, loss), run.device)
-    if args.compile:
-        objective = compiled(objective, run.device)
-    first, processes = parallel.rank() == 0, parallel.world()
-    progress = tqdm(
-        total=args.epochs * count,
-        initial=len(history) * count,
-        unit=" images",
-        unit_scale=True,
-        disable=None if first else True,  # None: where the output is no terminal
-    )
-    model.train()
-    with progress as bar, _keep_finished_epochs(history, run):
-        for epoch in range(len(history), args.epochs):
-            began, shown = time.perf_counter(), 0.0
-            torch.manual_seed(stream_seed(args.seed, "noise", epoch, parallel.rank()))
-            order = shuffled_batches(count, args.batch_size, stream_seed(args.seed, "order", epoch), images.device)
-            losses = torch.zeros(steps, device=run.device)
-            sums: dict[str, Tensor] = {}
-            for step, index in enumerate(order):
-                rate = learning_rate((epoch * steps + step + 0.5) / (args.epochs * steps))
-                for optimizer, peak in zip(optimizers, peaks, strict=True):
-                    optimizer.param_groups[0]["lr"] = rate * peak
-                batch = to_float(gather(images, parallel.share(index)).to(run.device))
-                with run.autocast():
-                    terms = objective(batch if augment is None else augment(batch))
-                # The gradients are averaged over the processes, so their losses must be as large as the whole.
-                mean = terms["loss"].sum() * (processes / len(index))
-                model.zero_grad()
-                mean.backward()
-                for optimizer in optimizers:
-                    optimizer.step()
-                losses[step] = mean.detach()
-                for name, values in terms.items():
-                    sums[name] = sums.get(name, 0) + values.detach().sum()
-                bar.update(len(index))
-                # Reading a loss makes the host wait for the device: twice a second, not every step.
-                if time.perf_counter() - shown > 0.5:
-                    shown = time.perf_counter()
-                    _check_finite(losses[: step + 1], epoch, run)
-                    bar.set_postfix_str(f"epoch {epoch + 1}/{args.epochs}, loss {losses[step].item():.4g}")
-            _check_finite(losses, epoch, run, model)
-            metrics = {name: (parallel.total(value) / count).item() for name, value in sums.items()}
-            seconds = time.perf_counter() - began
-            if not first:
-                history.append({})
-                continue
-            if validate is not None:
-                metrics |= validate(metrics)
+
+    def __init__(self, script: str, args: Namespace, device: torch.device):
+        self.script = script
+        self.args = args
+        self.device = device
+        self.precision = args.precision
+        self.history: list[dict[str, float]] = []
+        self.data = ""
+        self.resumed: dict | None = None
+        self.images = 0
+        if args.resume:
+            if self.checkpoint.exists():
+                self.resumed = checkpoint.load(self.checkpoint)
+            else:
+                print(f"{self.checkpoint} is not there yet: starting at epoch 1", file=sys.stderr)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.args.run_dir / "checkpoint.pt"
+
+    @property
+    def arguments(self) -> dict[str, object]:
+        """The arguments that shape the result, as plain values."""
+        chosen = {name: value for name, value in vars(self.args).items() if name not in FREE_ARGUMENTS}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The layout of images in which convolutions are fastest: channels_last, except on MPS."""
+        return torch.contiguous_format if self.device.type == "mps" else torch.channels_last
+
+    def prepare(self, model: nn.Module, loss: Loss, images: Tensor) -> Callable[[Tensor], dict[str, Tensor]]:
+        """A function of a batch in [0, 1] that gives the terms of `loss(model, batch)`, (B,) each, to train on.
+
+        It computes in the run's precision and, where the run asks for it, compiled and on several devices. With
+        --precision auto, a trial on `images` (B, C, H, W) uint8 chooses, unless a checkpoint is resumed: then its
+        precision is kept, so that the run ends with the weights it would have had.
+        """
+        objective = Objective(model, loss).train()
+        batch = to_float(images.to(self.device))
+        reason = ""
+        if self.precision == "auto" and self.resumed is not None:
+            self.precision, reason = self.resumed["precision"], ": that of the checkpoint"
+        elif self.precision == "auto":
+            self.precision, reason = faster_precision(lambda: objective(batch)["loss"].sum(), self.device)
+            self.precision, reason = parallel.from_first(self.precision), f": {reason}"
+            model.zero_grad()
+        print(f"computing on {self.device.type} in {self.precision}{reason}", flush=True)
+        step: nn.Module = parallel.wrap(objective, self.device)
+        if self.args.compile:
+            step = compiled(step, batch, self.device, self.precision)
+
+        def in_precision(batch: Tensor) -> dict[str, Tensor]:
+            with autocast(self.device, self.precision):
+                return step(batch)
+
+        return in_precision
+
+    def epochs(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        images: Tensor,
+        batch_size: int,
+        augment: Callable[[Tensor], Tensor] | None = None,
+    ) -> Iterator["Epoch"]:
+        """The epochs that are still to do, each an iterable of batches of `images` (N, C, H, W) uint8.
+
+        Resumes first, if the run does. Every epoch ends with a checkpoint, a line in metrics.jsonl and one on the
+        console. The learning rate depends on the finished share of --epochs: resumed with more epochs, a run
+        continues at its place of the longer cycle. `augment` changes a batch in [0, 1]. Where torchrun started
+        several processes, all but the first end here.
+
+        Raises UserError when there are more processes than images in a batch, when the loss or the weights are no
+        longer finite, when the checkpoint doesn't fit, or when one can't be written.
+        """
+        count, total = len(images), self.args.epochs
+        self.images = count
+        if count // math.ceil(count / batch_size) < parallel.world():
+            raise UserError(f"{count} images in batches of {batch_size} are too few for {parallel.world()} processes")
+        parallel.let_others_start()
+        self._restore(model, optimizer)
+        parallel.check_same_epoch(len(self.history), self.args.run_dir)
+        if len(self.history) < total:
+            print(f"{total} epochs of {count:,} images in batches of {min(count, batch_size)}", flush=True)
+        with tqdm(
+            total=total * count,
+            initial=len(self.history) * count,
+            unit=" images",
+            unit_scale=True,
+            disable=None if parallel.rank() == 0 else True,  # None: where the output is no terminal
+        ) as bar:
+            for number in range(len(self.history), total):
                 model.train()
-            speed = {"lr": rate * args.lr, "seconds": round(seconds, 3), "images_per_second": round(count / seconds)}
-            line = {"epoch": epoch + 1, **metrics, **speed}
-            _save(model, optimizers, [*history, line], run)
-            history.append(line)
-            if bar.disable:
-                numbers = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-                print(f"epoch {epoch + 1}/{args.epochs}  {numbers}  {count / seconds:,.0f} images/s", flush=True)
-    if not first:
-        sys.exit(0)  # the first process measures and draws
-    return history
+                epoch = Epoch(self, number, model, optimizer, images, batch_size, augment, bar)
+                yield epoch
+                line = {"epoch": number + 1, **epoch.means, **epoch.speed}
+                if parallel.rank() == 0:
+                    self._save(model, optimizer, [*self.history, line])
+                self.history.append(line)
+                if bar.disable:
+                    numbers = "  ".join(f"{name} {value:.4g}" for name, value in epoch.means.items())
+                    left = (total - number - 1) * line["seconds"]
+                    print(f"epoch {number + 1}/{total}  {numbers}  ({left:,.0f} s left)", flush=True)
+        parallel.part()
+
+    def _restore(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Continue from the checkpoint, if there is one."""
+        if (state := self.resumed) is None:
+            return
+        checkpoint.check_same_run(state, self.script, self.arguments, self.data, self.checkpoint)
+        if state["epoch"] > self.args.epochs:
+            raise UserError(f"{self.checkpoint} has {state['epoch']} epochs, more than --epochs {self.args.epochs}")
+        try:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{self.checkpoint} doesn't fit this version of the model: train again") from error
+        self.history = state["history"]
+
+    def _save(self, model: nn.Module, optimizer: Optimizer, history: list[dict]) -> None:
+        lines = "".join(json.dumps(line) + "\n" for line in history)
+        state = {
+            "script": self.script,
+            "arguments": self.arguments,
+            "data": self.data,
+            "precision": self.precision,
+            "epoch": len(history),
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "history": history,
+        }
+        # The checkpoint last: a run never resumes from one whose metrics are missing.
+        files.write_atomically(self.args.run_dir / "metrics.jsonl", lines.encode())
+        checkpoint.save(self.checkpoint, state)
+
+    def batched(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """`function` of any number of images or latent vectors; see `evaluation.batched`."""
+        return evaluation.batched(function, self.device)
+
+    def write_results(self, dataset: str, test: dict[str, float]) -> None:
+        """Write RUN_DIR/results.json: the run, its machine, the seconds of its epochs, and the `test` scores."""
+        seconds = sum(line["seconds"] for line in self.history)
+        results = {
+            "script": self.script,
+            "dataset": dataset,
+            "train_images": self.images,
+            "epochs": len(self.history),
+            "seed": self.args.seed,
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else self.device.type,
+            "precision": self.precision,
+            "torch": torch.__version__,
+            "seconds": round(seconds, 2),
+            "images_per_second": round(self.images * len(self.history) / seconds),
+            "test": test,
+        }
+        files.write_json(self.args.run_dir / "results.json", results)
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in test.items())
+        print(f"{len(self.history)} epochs in {seconds:.1f} s; test {numbers}", flush=True)
+
+    @property
+    def progress(self) -> str:
+        """What an interruption leaves behind, in words."""
+        if not self.history:
+            return "no epoch was finished"
+        return f"{self.checkpoint} holds epoch {len(self.history)}, and --resume continues from it"
 
 
-def on_device(images: Tensor, device: torch.device) -> Tensor:
-    """`images` on `device` for the whole run; on the host, in its memory or mapped file, where they don't fit."""
-    if device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info()[0] / 2:
-        return images
-    return images.to(device)
+class Epoch:
+    """One pass over the images in an order of its own: iterate over it for batches on the device, in [0, 1].
 
+    Afterwards `means` holds the mean over the epoch's images of each term that `mean` was given.
+    """
 
-def _check_finite(losses: Tensor, epoch: int, run: Run, model: nn.Module | None = None) -> None:
-    finite = losses.isfinite()
-    if not finite.all():
-        step = int((~finite).nonzero()[0]) + 1
-    elif model is not None and not all(parameter.isfinite().all() for parameter in model.parameters()):
-        step = len(losses)
-    else:
-        return
-    kept = f"{run.checkpoint} keeps epoch {epoch}" if epoch else "no epoch was finished"
-    raise UserError(
-        f"the loss is no longer finite at epoch {epoch + 1}, step {step}: choose a lower --lr (it was {run.args.lr}) "
-        f"or --precision fp32; {kept}"
-    )
+    def __init__(
+        self,
+        run: Run,
+        number: int,
+        model: nn.Module,
+        optimizer: Optimizer,
+        images: Tensor,
+        batch_size: int,
+        augment: Callable[[Tensor], Tensor] | None,
+        bar: tqdm,
+    ):
+        self.run, self.number, self.model, self.optimizer = run, number, model, optimizer
+        self.images, self.batch_size, self.augment, self.bar = images, batch_size, augment, bar
+        self.size = 0  # of the batch at hand, over all processes
+        self.steps, self.step = math.ceil(len(images) / batch_size), 0
+        self.losses = torch.zeros(self.steps, device=run.device)
+        self.sums: dict[str, Tensor] = {}
+        self.means: dict[str, float] = {}
+        self.speed: dict[str, float] = {}
+
+    def __iter__(self) -> Iterator[Tensor]:
+        seed, total = self.run.args.seed, self.run.args.epochs * self.steps
+        count, began, shown = len(self.images), time.perf_counter(), 0.0
+        torch.manual_seed(stream_seed(seed, "noise", self.number, parallel.rank()))
+        order = shuffled_batches(count, self.batch_size, stream_seed(seed, "order", self.number), self.images.device)
+        for self.step, index in enumerate(order):
+            self.optimizer.set_progress((self.number * self.steps + self.step + 0.5) / total)
+            self.size = len(index)
+            batch = to_float(gather(self.images, parallel.share(index)).to(self.run.device))
+            yield batch if self.augment is None else self.augment(batch)
+            self.bar.update(self.size)
+            # Reading a loss makes the host wait for the device: twice a second, not in every step.
+            if time.perf_counter() - shown > 0.5:
+                shown = time.perf_counter()
+                self._check_finite()
+                place = f"epoch {self.number + 1}/{self.run.args.epochs}"
+                self.bar.set_postfix_str(f"{place}, loss {self.losses[self.step].item():.4g}")
+        self._check_finite(weights=True)
+        self.means = {name: (parallel.total(value) / count).item() for name, value in self.sums.items()}
+        seconds = time.perf_counter() - began
+        self.speed = {
+            "lr": self.optimizer.lr, "seconds": round(seconds, 3), "images_per_second": round(count / seconds)
+        }  # fmt: skip
+
+    def mean(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The mean over the batch of each of the `terms` (B,), which also counts for the epoch's means.
+
+        With several processes, the gradients of these means, averaged over the processes, are those of the mean over
+        the whole batch.
+        """
+        sums = {name: values.sum() for name, values in terms.items()}
+        for name, value in sums.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+        means = {name: value * (parallel.world() / self.size) for name, value in sums.items()}
+        self.losses[self.step] = means["loss"].detach()
+        return means
+
+    def validate(self, loss: Loss, images: Tensor, names: tuple[str, ...]) -> None:
+        """Add the means of these terms of `loss(model, batch)` over `images` to the epoch's, as "valid_NAME"."""
+        if parallel.rank() == 0:
+            scores = evaluation.evaluate(self.model, loss, images, self.run.device)
+            self.means |= {f"valid_{name}": scores[name] for name in names}
+
+    def _check_finite(self, weights: bool = False) -> None:
+        finite = self.losses.isfinite()
+        if not finite.all():
+            step = int((~finite).nonzero()[0]) + 1
+        elif weights and not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            step = self.steps
+        else:
+            return
+        raise UserError(
+            f"the loss is no longer finite at epoch {self.number + 1}, step {step}: choose a lower --lr "
+            f"(it was {self.run.args.lr}) or --precision fp32; {self.run.progress}"
+        )
 
 
 @contextlib.contextmanager
-def _keep_finished_epochs(history: list, run: Run) -> Iterator[None]:
-    """Say what an interruption left behind."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        kept = (
-            f"epoch {len(history)} is in {run.checkpoint}, --resume goes on from it" if history else "nothing to keep"
-        )
-        raise type(error)(f"in epoch {len(history) + 1}; {kept}") from error
+def start(script: str, args: Namespace) -> Iterator[Run]:
+    """Prepare a run, and hold its folder while it lasts.
 
-
-def _save(model: nn.Module, optimizers: list[torch.optim.Optimizer], history: list[dict], run: Run) -> None:
-    lines = "".join(json.dumps(line) + "\n" for line in history)
-    state = {
-        "script": run.script,
-        "arguments": run.arguments,
-        "epoch": len(history),
-        "model": model.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "history": history,
-    }
-    # The checkpoint last: what a run resumes from never lacks its metrics.
-    files.write_atomically(run.args.run_dir / "metrics.jsonl", lines.encode())
-    checkpoint.save(run.checkpoint, state)
-
-
-def _resume(model: nn.Module, optimizers: list[torch.optim.Optimizer], run: Run) -> list[dict]:
-    """Load the run's checkpoint, if there is one, and return the history of its finished epochs."""
-    if not run.checkpoint.exists():
-        print(f"{run.checkpoint} is not there yet: starting at epoch 1", file=sys.stderr)
-        return []
-    state = checkpoint.load(run.checkpoint)
-    checkpoint.check_same_run(state, run.script, run.arguments, run.checkpoint)
-    if state["epoch"] > run.args.epochs:
-        raise UserError(f"{run.checkpoint} has {state['epoch']} epochs, more than --epochs {run.args.epochs}")
-    try:
-        model.load_state_dict(state["model"])
-        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{run.checkpoint} doesn't fit this version of the model: train again") from error
-    return state["history"]
-
-
-@torch.inference_mode()
-def evaluate(model: nn.Module, loss: Loss, images: Tensor, device: torch.device) -> dict[str, float]:
-    """The mean of each term of `loss` over `images` (N, C, H, W) uint8, in fp32, with noise of a fixed seed."""
-    torch.manual_seed(EVALUATION_SEED)
-    model.eval()
-    sums: dict[str, float] = {}
-    for batch in images.split(EVALUATION_BATCH):
-        for name, values in loss(model, to_float(batch.to(device))).items():
-            sums[name] = sums.get(name, 0) + values.cpu().double().sum().item()
-    return {name: value / len(images) for name, value in sums.items()}
-
-
-@torch.inference_mode()
-def compute(function: Callable[[Tensor], Tensor], inputs: Tensor, device: torch.device) -> Tensor:
-    """`function` of all `inputs`, in batches, on the CPU in fp32; uint8 images are brought to [0, 1] first."""
-    outputs = []
-    for batch in inputs.split(EVALUATION_BATCH):
-        batch = batch.to(device)
-        outputs.append(function(to_float(batch) if batch.dtype == torch.uint8 else batch).float().cpu())
-    return torch.cat(outputs)
-
-
-def write_results(run: Run, dataset: str, train_images: int, history: list[dict], test: dict[str, float]) -> None:
-    """Write RUN_DIR/results.json: what was run, on what, how long its epochs took, and the test numbers."""
-    seconds = sum(line["seconds"] for line in history)
-    results = {
-        "script": run.script,
-        "dataset": dataset,
-        "train_images": train_images,
-        "epochs": len(history),
-        "seed": run.args.seed,
-        "device": torch.cuda.get_device_name() if run.device.type == "cuda" else run.device.type,
-        "precision": run.precision,
-        "torch": torch.__version__,
-        "seconds": round(seconds, 2),
-        "images_per_second": round(train_images * len(history) / seconds),
-        "test": test,
-    }
-    files.write_json(run.args.run_dir / "results.json", results)
-    numbers = ", ".join(f"{name} {value:.4g}" for name, value in test.items())
-    print(
-        f"{run.script}: {len(history)} epochs in {seconds:.1f} s ({run.device.type}, {run.precision}); test {numbers}"
-    )
+    Raises UserError where the device is absent, a folder can't be written, the checkpoint to resume from can't be
+    read, or another run holds the folder.
+    """
+    device = parallel.local_device(choose_device(args.device))
+    files.check_writable(args.images_dir)
+    torch.set_flush_denormal(True)  # Numbers below 1e-38 slow a CPU down and change nothing.
+    keep_freed_memory()
+    if device.type == "cuda":
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # By default, convolutions would round to TF32.
+    torch.manual_seed(args.seed)
+    with contextlib.ExitStack() as held:
+        held.enter_context(parallel.joined(device))
+        if parallel.rank() == 0:
+            held.enter_context(checkpoint.run_folder(args.run_dir))
+        run = Run(script, args, device)
+        try:
+            yield run
+        except KeyboardInterrupt as error:
+            raise type(error)(run.progress) from error

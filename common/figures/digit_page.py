@@ -1,0 +1,2 @@
+def write(path, digits, latent, encoder, decoder, title, prior):
+    pass

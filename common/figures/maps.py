@@ -1,0 +1,129 @@
+"""Maps of a latent plane: its codes as points, lines across it, the pictures decoded from it."""
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from matplotlib.patheffects import withStroke
+
+from common.figures.sheets import new, show_named, tile, walk_columns
+
+# Ten colours that colour-blind people can tell apart: Petroff 2021, "Accessible Color Sequences for Data
+# Visualization", https://arxiv.org/abs/2107.02270.
+PALETTE = tuple(mpl.color_sequences["petroff10"])
+
+
+def latent_map(
+    points: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    title: str,
+    axis_names: tuple[str, str] = ("latent dimension 1", "latent dimension 2"),
+    prior: bool = False,
+) -> Figure:
+    """Points (N, 2) coloured by their labels (N,), each class named at its centre.
+
+    `prior` adds the circles of one and two standard deviations of N(0, I).
+    """
+    figure = new(8, 8, title)
+    draw_latent_map(figure.subplots(), points, labels, classes, axis_names, prior)
+    return figure
+
+
+def draw_latent_map(
+    axes: Axes,
+    points: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    axis_names: tuple[str, str] = ("latent dimension 1", "latent dimension 2"),
+    prior: bool = False,
+    lines: Sequence[tuple[np.ndarray, np.ndarray]] = (),
+) -> None:
+    """The same as `latent_map`, on given axes, with `lines` between pairs of points."""
+    colours = np.array([mpl.colors.to_rgb(colour) for colour in PALETTE])
+    faint = 0.25 if lines else 0.7
+    axes.scatter(*points.T, c=colours[labels % len(PALETTE)], s=5, alpha=faint, linewidths=0)
+    outline = [withStroke(linewidth=3, foreground="white")]
+    if prior:
+        for radius in (1, 2):
+            axes.add_patch(Circle((0, 0), radius, fill=False, color="black", linestyle="--", linewidth=1))
+            axes.text(0, radius, f"{radius}σ", ha="center", va="bottom", fontsize=9, path_effects=outline)
+    for number, (start, end) in enumerate(lines):
+        axes.plot(*np.stack([start, end]).T, "-o", color="black", markersize=4, linewidth=1.2)
+        axes.text(*(start + end) / 2, f"{number + 1}", fontsize=10, ha="center", va="center", path_effects=outline)
+    present = np.unique(labels)
+    centres = np.stack([np.median(points[labels == label], axis=0) for label in present])
+    for label, centre in zip(present, spread_apart(centres, 0.04 * np.ptp(points, axis=0).max()), strict=True):
+        axes.text(
+            *centre,
+            classes[label],
+            fontsize=15,
+            fontweight="bold",
+            color=colours[label % len(PALETTE)] * 0.7,
+            ha="center",
+            va="center",
+            path_effects=outline,
+        )
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_xlabel(axis_names[0])
+    axes.set_ylabel(axis_names[1])
+
+
+def spread_apart(places: np.ndarray, distance: float) -> np.ndarray:
+    """Move places (N, 2) until any two are at least about `distance` apart, so that names there can be read."""
+    places = places.astype(float)
+    for _ in range(50):
+        for first in range(len(places)):
+            for second in range(first):
+                gap = places[first] - places[second]
+                length = np.hypot(*gap)
+                if length < distance:
+                    step = (gap / length if length else np.array([0, 1])) * (distance - length) / 2
+                    places[first] += step
+                    places[second] -= step
+    return places
+
+
+def interpolations(
+    rows: np.ndarray,
+    points: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    lines: Sequence[tuple[np.ndarray, np.ndarray]],
+    title: str,
+    axis_names: tuple[str, str] = ("latent dimension 1", "latent dimension 2"),
+    prior: bool = False,
+) -> Figure:
+    """Rows of pictures (R, C, 28, 28), numbered, above the lines in the latent map that they walk along.
+
+    A row holds an original, its reconstruction, the pictures between, the other reconstruction, its original.
+    """
+    count, columns = rows.shape[:2]
+    sheet, square = 0.5 * count + 0.4, 6.5
+    figure = new(9, sheet + square + 0.6, title)
+    top, bottom = figure.subplots(2, 1, height_ratios=(sheet, square))
+    show_named(top, rows, walk_columns(columns - 4), [str(number + 1) for number in range(count)])
+    draw_latent_map(bottom, points, labels, classes, axis_names, prior, lines)
+    return figure
+
+
+def manifold(
+    grid: np.ndarray,
+    extent: tuple[float, float, float, float] | None,
+    title: str,
+    axis_names: tuple[str, str],
+    note: str,
+) -> Figure:
+    """Pictures (R, C, 28, 28) decoded on a grid of the latent plane; `extent` scales the axes, if it is regular."""
+    figure = new(8, 8.2, title)
+    axes = figure.subplots()
+    axes.imshow(np.clip(tile(grid, gap=0), 0, 1), extent=extent, interpolation="nearest")
+    if extent is None:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    axes.set_xlabel(f"{axis_names[0]} {note}")
+    axes.set_ylabel(f"{axis_names[1]} {note}")
+    return figure

@@ -1,0 +1,104 @@
+"""Where to compute, in which precision, and compiled or not."""
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+
+SECONDS = 0.4  # for timing both precisions
+ROUNDS = 20  # at most
+CLEARLY = 0.95  # bf16 has to take less than this share of fp32's time: within it, the exact one is chosen
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep the memory that one step frees for the next one.
+
+    glibc keeps at most twice its largest freed block; the system would otherwise clear the rest anew in every step,
+    which takes 5% of a step of 2048 digits. Having freed this block, it keeps 60 MB.
+    """
+    torch.empty(30 * 2**20, dtype=torch.uint8)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the accelerator that PyTorch sees, otherwise the CPU. Raises UserError for an absent one."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return accelerator or torch.device("cpu")
+    if name != "cpu" and (accelerator is None or accelerator.type != name):
+        raise UserError(f"--device {name}: PyTorch {torch.__version__} sees none here; use --device auto or cpu")
+    return torch.device(name)
+
+
+def on_device(images: Tensor, device: torch.device) -> Tensor:
+    """`images` on `device` for the whole run; left on the host, in its memory or mapped file, where they don't fit."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    elif device.type == "mps":
+        free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    else:
+        free = math.inf
+    return images if images.nbytes > free / 2 else images.to(device)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A context in which operations run in bf16 where that is safe, if `precision` is "bf16"."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def faster_precision(step: Callable[[], Tensor], device: torch.device) -> tuple[str, str]:
+    """The faster of "fp32" and "bf16" for `step`, which returns a loss to go backward from; and why, in words.
+
+    The two alternate, so that a machine whose speed drifts slows both. A first call of each, which is not counted,
+    prepares kernels.
+    """
+    if device.type == "mps":
+        return "fp32", "bf16 is not used on MPS"
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "fp32", "this GPU has no bf16 arithmetic"
+
+    def seconds(precision: str) -> float:
+        began = time.perf_counter()
+        with autocast(device, precision):
+            loss = step()
+        loss.backward()
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+        return time.perf_counter() - began
+
+    began = time.perf_counter()
+    times: dict[str, list[float]] = {"fp32": [seconds("fp32")], "bf16": [seconds("bf16")]}
+    for _ in range(ROUNDS):
+        if time.perf_counter() - began > SECONDS:
+            break
+        for precision, found in times.items():
+            found.append(seconds(precision))
+    fp32, bf16 = (median(found[1:] or found) for found in times.values())
+    ratio = f"bf16 takes {bf16 / fp32:.2f} times as long as fp32 here"
+    return ("bf16" if bf16 < CLEARLY * fp32 else "fp32"), ratio
+
+
+def compiled(module: nn.Module, batch: Tensor, device: torch.device, precision: str) -> nn.Module:
+    """`module`, a step that returns terms with a "loss", compiled and tried on `batch`, forward and backward.
+
+    Where that fails, because there is no compiler or for any other reason, `module` is returned as it is, and the
+    console says why.
+    """
+    # Batches of two sizes differ by one image: each gets its own code in the first epoch, and nothing is compiled anew.
+    attempt = torch.compile(module, dynamic=False)
+    try:
+        with autocast(device, precision):
+            terms = attempt(batch)
+        terms["loss"].sum().backward()
+    except Exception as error:  # A missing compiler alone raises many kinds.
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        print(f"--compile: torch.compile fails here ({reason}); training continues without it", file=sys.stderr)
+        return module
+    finally:
+        module.zero_grad()
+    return attempt

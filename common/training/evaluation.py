@@ -1,0 +1,44 @@
+"""A trained model applied to any number of images, in batches and in fp32."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from common.data.tensors import to_float
+
+EVALUATION_SEED = 2014  # The noise of an evaluation is the same whatever the run's seed.
+EVALUATION_BATCH = 500
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, loss: Callable, images: Tensor, device: torch.device) -> dict[str, float]:
+    """The mean of each term of `loss(model, batch)` over `images` (N, C, H, W) uint8, with noise of a fixed seed.
+
+    The model is left in evaluation mode.
+    """
+    torch.manual_seed(EVALUATION_SEED)
+    model.eval()
+    terms: dict[str, list[Tensor]] = {}
+    for batch in images.split(EVALUATION_BATCH):
+        for name, values in loss(model, to_float(batch.to(device))).items():
+            terms.setdefault(name, []).append(values)
+    # One transfer per term: reading each batch's values would make the host wait for the device every time.
+    return {name: torch.cat(values).cpu().double().mean().item() for name, values in terms.items()}
+
+
+def batched(function: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """`function`, made to take any number of inputs: it sees them in batches on `device`, the results are on the CPU.
+
+    uint8 images (N, C, H, W) are brought to [0, 1] first; other inputs are passed on as they are.
+    """
+
+    @torch.inference_mode()
+    def over_all(inputs: Tensor) -> Tensor:
+        outputs = []
+        for batch in inputs.split(EVALUATION_BATCH):
+            batch = batch.to(device)
+            outputs.append(function(to_float(batch) if batch.dtype == torch.uint8 else batch).float())
+        return torch.cat(outputs).cpu()
+
+    return over_all
