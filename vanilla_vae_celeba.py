@@ -84,7 +84,7 @@ class VariationalAutoencoder(nn.Module):
 
 
 def reparameterize(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """A sample (B, D) of N(mean, exp(log_variance)) that lets gradients through (Kingma & Welling 2014, section 2.4)."""
+    """A sample of N(mean, exp(log_variance)), (B, D), that passes gradients on (Kingma & Welling 2014, section 2.4)."""
     noise = torch.randn_like(mean)
     return mean + noise * torch.exp(0.5 * log_variance)
 

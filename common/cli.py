@@ -59,7 +59,12 @@ def parser(script: str, description: str, *, epochs: int, batch_size: int, lr: f
     add("--lr", type=number(float, 0, above=True, below=1000), default=lr, help="the learning rate at its peak")
     add("--latent-dim", type=positive_int, default=latent_dim, help="dimensions of the latent space")
     add("--seed", type=number(int, 0, below=2**63), default=0, help="of weights, shuffles and noise")
-    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, otherwise the CPU")
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="auto: the accelerator, otherwise the CPU",
+    )
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: the faster, by a trial")
     add("--compile", action="store_true", help="compile the training step, which pays in long runs on a GPU")
     add("--data-dir", type=Path, default=Path("data"), help="where the data sets are, or go")

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 TREE_DIMENSIONS = 8  # Up to here a tree finds neighbours sooner than a matrix product.
 
 

@@ -5,32 +5,23 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, recorded
 
 import vanilla_ae
-from common.training import checkpoint
-from common.figures import sheets as figures
-from common.figures import digits as digit_figures
 from common.data.tensors import to_float
+from common.figures import maps
+from common.training import checkpoint
 
 QUICK = ["--limit", "3000", "--epochs", "3", "--data-dir", str(ROOT / "data"), "--batch-size", "64"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A short run of the whole script; its folder, and what it drew its interpolations and map from."""
+    """A short run of the whole script: its folder, and the arguments of the figures that it drew."""
     folder = tmp_path_factory.mktemp("ae")
-    drawn = {}
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("interpolations", "latent_map", "pictures", "manifold"):
-            original = getattr(figures, name)
-
-            def record(*arguments, name=name, original=original, **named):
-                drawn[name] = arguments
-                return original(*arguments, **named)
-
-            patch.setattr(digit_figures.figures, name, record)
-        vanilla_ae.main([*QUICK, "--run-dir", str(folder / "run"), "--images-dir", str(folder / "images")])
+    folders = ["--run-dir", str(folder / "run"), "--images-dir", str(folder / "images")]
+    with recorded(maps, "interpolations", "latent_map", "manifold") as drawn:
+        vanilla_ae.main([*QUICK, *folders])
     return folder, drawn
 
 
@@ -42,14 +33,13 @@ def model(trained):
     return model.eval()
 
 
-def test_loss_by_hand():
+def test_the_loss_is_the_squared_error_summed_over_pixels():
     model = vanilla_ae.Autoencoder(3).double()
     model.encode = lambda images: images
-    model.decode = lambda latent: torch.full_like(latent, 2.0)
+    model.decode = lambda latent: torch.full_like(latent, 0.8)
     images = torch.rand(5, 1, 28, 28, dtype=torch.double)
     terms = vanilla_ae.loss(model, images)
-    grey = 1 / (1 + torch.tensor(-2.0, dtype=torch.double).exp())
-    expected = torch.stack([sum((grey - pixel) ** 2 for pixel in image.flatten()) for image in images])
+    expected = torch.stack([sum((0.8 - pixel) ** 2 for pixel in image.flatten()) for image in images])
     torch.testing.assert_close(terms["loss"], expected)
     torch.testing.assert_close(terms["mse"], expected / 784)
 
@@ -65,7 +55,7 @@ def test_with_noise_the_encoder_sees_it_new_every_time_and_the_target_stays_clea
     seen = []
     model = vanilla_ae.Autoencoder(3)
     model.encode = lambda images: seen.append(images) or images
-    model.decode = lambda latent: torch.zeros_like(latent)
+    model.decode = lambda latent: torch.full_like(latent, 0.5)
     images = torch.rand(200, 1, 28, 28)
     errors = [vanilla_ae.loss(model, images, noise=0.3)["mse"] for _ in range(2)]
     for error in errors:
@@ -85,10 +75,12 @@ def test_a_denoising_run_reports_and_draws_what_it_removed(tmp_path):
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 40])
-def test_shapes(latent_dim):
+def test_decoding_gives_grey_levels_of_an_image_whatever_the_dimensions_of_the_code(latent_dim):
     model = vanilla_ae.Autoencoder(latent_dim)
     latent = model.encode(torch.rand(3, 1, 28, 28))
-    assert latent.shape == (3, latent_dim) and model.decode(latent).shape == (3, 1, 28, 28)
+    images = model.decode(10 * latent)
+    assert latent.shape == (3, latent_dim) and images.shape == (3, 1, 28, 28)
+    assert 0 <= images.min() and images.max() <= 1
 
 
 def test_training_lowers_the_error(trained, digits):
@@ -100,7 +92,7 @@ def test_training_lowers_the_error(trained, digits):
     assert results["test"]["knn"] > 0.25
 
 
-def test_results(trained, model, digits):
+def test_the_results_hold_the_run_and_the_error_of_its_model_on_the_test_split(trained, model, digits):
     results = json.loads((trained[0] / "run/results.json").read_text())
     assert set(results) == {
         "script", "dataset", "train_images", "epochs", "seed", "device", "precision", "torch",
@@ -109,7 +101,7 @@ def test_results(trained, model, digits):
     assert (results["script"], results["dataset"], results["train_images"]) == ("vanilla_ae", "MNIST", 3000)
     with torch.no_grad():
         images = to_float(digits[1].images)
-        error = (model.decode(model.encode(images)).sigmoid() - images).square().mean().item()
+        error = (model.decode(model.encode(images)) - images).square().mean().item()
     assert results["test"]["mse"] == pytest.approx(error, rel=1e-4)
 
 
@@ -140,7 +132,7 @@ def test_interpolations_walk_the_straight_line_between_the_two_codes(trained, mo
             codes = model.encode(images[[first, last], None])
             torch.testing.assert_close(codes, torch.from_numpy(np.stack([start, end])), atol=1e-4, rtol=1e-4)
             steps = torch.linspace(0, 1, 14)[:, None]
-            expected = model.decode(codes[0] + steps * (codes[1] - codes[0])).sigmoid()[:, 0]
+            expected = model.decode(codes[0] + steps * (codes[1] - codes[0]))[:, 0]
         torch.testing.assert_close(row[1:-1], expected, atol=1e-4, rtol=1e-3)
 
 
@@ -151,7 +143,7 @@ def test_the_manifold_is_decoded_at_the_place_where_it_is_drawn(trained, model):
     for row, column in ((0, 0), (0, count - 1), (5, 11)):
         place = torch.tensor([[left + (column + 0.5) * width, top - (row + 0.5) * height]])
         with torch.no_grad():
-            expected = model.decode(place).sigmoid()[0, 0]
+            expected = model.decode(place)[0, 0]
         torch.testing.assert_close(torch.from_numpy(grid[row, column]), expected, atol=1e-3, rtol=1e-3)
 
 
@@ -168,14 +160,18 @@ def test_resuming_a_finished_run_draws_its_figures_again(trained, capsys):
 
 def test_more_dimensions_are_shown_along_principal_components(tmp_path, capsys):
     arguments = ["--limit", "600", "--epochs", "1", "--latent-dim", "5", "--data-dir", str(ROOT / "data")]
-    seen = {}
-    with pytest.MonkeyPatch.context() as patch:
-        original = figures.latent_map
-        patch.setattr(
-            digit_figures.figures, "latent_map", lambda *a: seen.update(axes=a[4], points=a[0]) or original(*a)
-        )
+    with recorded(maps, "latent_map") as drawn:
         vanilla_ae.main([*arguments, "--run-dir", str(tmp_path / "run"), "--images-dir", str(tmp_path / "images")])
-    assert seen["axes"][0].startswith("principal component 1 of 5 latent dimensions")
-    assert seen["points"].shape == (10_000, 2)
+    points, names = drawn["latent_map"][0], drawn["latent_map"][4]
+    assert names[0].startswith("principal component 1 of 5 latent dimensions")
+    assert points.shape == (10_000, 2)
     assert "no explorer page" in capsys.readouterr().out
-    assert not list((tmp_path / "images").glob("*.html"))
+
+
+def test_waves_are_sines_and_cosines_along_their_directions():
+    waves = vanilla_ae.Waves(3)
+    latent = torch.randn(4, 3)
+    phase = torch.einsum("bd,fd->bf", latent, waves.directions)
+    torch.testing.assert_close(waves(latent), torch.cat([torch.sin(phase), torch.cos(phase)], dim=1))
+    spread = torch.cat([vanilla_ae.Waves(dimensions)(torch.randn(999, dimensions)) for dimensions in (2, 50)])
+    assert spread.shape[1] == 2 * vanilla_ae.FREQUENCIES and spread.abs().max() <= 1

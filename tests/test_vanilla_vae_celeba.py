@@ -5,37 +5,30 @@ import math
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import recorded, real_faces
 from torch.distributions import Normal
 
 import vanilla_vae_celeba as script
+from common import training
 from common.data import faces as celeba
+from common.data.tensors import select, to_float
+from common.figures import sheets
 from common.training import checkpoint
-from common.figures import faces as face_figures
-from common.figures import sheets as figures
-from common.training import run as training
-from common.data.tensors import random_flip, select, to_float
+
+
+SMALL = ["--size", "32", "--epochs", "6", "--batch-size", "16", "--latent-dim", "24", "--beta", "1"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A short run on drawn faces; its folder, and what it drew its pictures from."""
+    """A short run on drawn faces: its folder, the arguments of its first sheet of pictures, and the faces."""
     folder = tmp_path_factory.mktemp("faces")
-    drawn = []
-    with pytest.MonkeyPatch.context() as patch:
+    folders = ["--run-dir", str(folder / "run"), "--images-dir", str(folder / "images"), "--data-dir", str(folder)]
+    with pytest.MonkeyPatch.context() as patch, recorded(sheets, "pictures") as drawn:
         patch.setattr(celeba, "DRAWN_COUNTS", (600, 60, 80))
-        original = figures.pictures
-
-        def record(*arguments, **named):
-            drawn.append((*arguments, named))
-            return original(*arguments, **named)
-
-        patch.setattr(face_figures.figures, "pictures", record)
-        folders = ["--run-dir", str(folder / "run"), "--images-dir", str(folder / "images"), "--data-dir", str(folder)]
-        small = ["--size", "32", "--epochs", "6", "--batch-size", "16", "--latent-dim", "24", "--beta", "1"]
-        script.main(["--faces", "drawn", *small, *folders])
+        script.main(["--faces", "drawn", *SMALL, *folders])
         faces = celeba.load_faces("drawn", folder, 32)
-    return folder, drawn, faces
+    return folder, drawn["pictures"], faces
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +41,14 @@ def model(trained):
 
 @pytest.mark.parametrize("size", script.SIZES)
 @pytest.mark.parametrize("count", [1, 3])
-def test_shapes_follow_the_size(size, count):
+def test_pictures_of_every_size_go_through_a_code_and_back(size, count):
     model = script.VariationalAutoencoder(10, size)
     mean, log_variance = model.encode(torch.rand(count, 3, size, size))
     assert mean.shape == log_variance.shape == (count, 10)
     assert model.decode(mean).shape == (count, 3, size, size)
 
 
-def test_elbo_by_hand(monkeypatch):
+def test_the_elbo_equals_that_of_torch_distributions(monkeypatch):
     model = script.VariationalAutoencoder(4, 32).double().eval()
     model.variance.fill_(0.02)
     images = torch.rand(3, 3, 32, 32).double()
@@ -104,24 +97,6 @@ def test_plain_autoencoder_has_no_noise_and_no_kl():
     assert not torch.equal(*noisy)
 
 
-def test_flips_mirror_about_half_of_a_batch():
-    images = torch.rand(400, 3, 4, 6)
-    flipped = random_flip(images)
-    mirrored = (flipped == images.flip(3)).flatten(1).all(1)
-    kept = (flipped == images).flatten(1).all(1)
-    assert (mirrored ^ kept).all() and 140 < mirrored.sum() < 260
-
-
-def test_select_keeps_the_order_and_copies_only_where_it_must():
-    images = torch.arange(10)[:, None]
-    run = select(images, torch.tensor([0, 0, 1, 1, 1, 0, 0, 0, 0, 0]).bool())
-    assert (
-        run.flatten().tolist() == [2, 3, 4] and run.untyped_storage().data_ptr() == images.untyped_storage().data_ptr()
-    )
-    assert select(images, images.flatten() % 3 == 0).flatten().tolist() == [0, 3, 6, 9]
-    assert len(select(images, torch.zeros(10).bool())) == 0
-
-
 def test_training_lowers_the_error(trained):
     lines = [json.loads(line) for line in (trained[0] / "run/metrics.jsonl").read_text().splitlines()]
     _, _, faces = trained
@@ -133,12 +108,12 @@ def test_training_lowers_the_error(trained):
     assert lines[-1]["valid_neg_elbo"] < lines[0]["valid_neg_elbo"]
 
 
-def test_results(trained, model):
+def test_the_results_hold_the_scores_of_the_model_on_the_test_split(trained, model):
     results = json.loads((trained[0] / "run/results.json").read_text())
     scores = results["test"]
     assert results["dataset"] == "drawn faces" and results["train_images"] == 600
     assert set(scores) == {"neg_elbo", "bits_per_dim", "mse", "kl", "active_units", "sigma"}
-    assert scores["bits_per_dim"] == pytest.approx(scores["neg_elbo"] / (3 * 32 * 32) / math.log(2) + 8)
+    assert scores["bits_per_dim"] == pytest.approx(scores["neg_elbo"] / (3 * 32 * 32) / math.log(2) + math.log2(255))
     lines = [json.loads(line) for line in (trained[0] / "run/metrics.jsonl").read_text().splitlines()]
     assert scores["sigma"] == pytest.approx(math.sqrt(lines[-1]["mse"]), rel=1e-5)
     test = select(trained[2].images, trained[2].split == celeba.TEST)
@@ -153,7 +128,7 @@ def test_figures_show_the_faces_and_say_that_they_are_drawn(trained, model):
     names = {path.name for path in (trained[0] / "images").iterdir()}
     own = {f"vanilla_vae_celeba_{name}.png" for name in ("reconstructions", "samples", "attributes", "curves")}
     assert names == {"4.png"} | own
-    rows, title = trained[1][0][:2]
+    rows, title = trained[1][:2]
     assert "drawn faces (no CelebA here)" in title
     test = to_float(select(trained[2].images, trained[2].split == celeba.TEST))
     rows = torch.from_numpy(rows).movedim(-1, 2)
@@ -172,22 +147,24 @@ def test_a_resumed_run_on_other_faces_is_refused(trained, tmp_path):
     for number in range(30):
         Image.new("RGB", (40, 50), (number * 8, 90, 200)).save(photos / f"{number}.png")
     folders = ["--run-dir", str(trained[0] / "run"), "--images-dir", str(tmp_path), "--data-dir", str(tmp_path)]
-    small = ["--size", "32", "--epochs", "6", "--batch-size", "16", "--latent-dim", "24", "--beta", "1"]
-    with pytest.raises(script.cli.UserError, match="--faces drawn faces, 740 pictures, not photos, 30 pictures"):
-        script.main(["--faces", str(photos), "--resume", *small, *folders])
+    with pytest.raises(script.cli.UserError, match="on drawn faces, 740 pictures, not on photos, 30 pictures"):
+        script.main(["--faces", str(photos), "--resume", *SMALL, *folders])
 
 
-def real_faces():
-    for folder in (ROOT / "data/celeba", ROOT.parent / "shared/celeba"):
-        if folder.exists():
-            return folder
-    return None
-
-
-@pytest.mark.skipif(real_faces() is None, reason="real CelebA is neither in data/celeba nor in ../shared/celeba")
-def test_real_faces(tmp_path):
+@pytest.mark.skipif(real_faces() is None, reason="real CelebA is neither in data/celeba nor where CELEBA says")
+def test_real_faces_are_reconstructed(tmp_path):
     folders = ["--run-dir", str(tmp_path / "run"), "--images-dir", str(tmp_path), "--data-dir", str(tmp_path)]
     small = ["--size", "32", "--limit", "512", "--batch-size", "16", "--epochs", "1"]
     script.main(["--faces", str(real_faces()), *small, *folders])
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["dataset"] == "CelebA" and results["test"]["mse"] < 0.08
+
+
+def test_calibration_gives_the_decoder_the_variance_of_an_epochs_error():
+    model = script.VariationalAutoencoder(4, 32).eval()
+    script.calibrate(model, 0.03)
+    reconstruction, images = torch.zeros(1, 3, 32, 32), torch.full((1, 3, 32, 32), 0.2)
+    model.encode = lambda images: (torch.zeros(1, 4), torch.zeros(1, 4))
+    model.decode = lambda latent: reconstruction
+    expected = -Normal(reconstruction, math.sqrt(0.03)).log_prob(images).sum()
+    torch.testing.assert_close(script.loss(model, images)["recon"][0], expected)

@@ -5,34 +5,28 @@ import math
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, recorded
+from torch.distributions import Normal
+from torch.distributions import kl_divergence as reference_kl
 
+import vanilla_vae_celeba
 import vanilla_vae_mnist as script
-from common.training import checkpoint
-from common.figures import sheets as figures
-from common.training import run as training
-from common.figures import digits as digit_figures
+from common import training
 from common.data.tensors import to_float
-from common.latent import log_likelihood
+from common.figures import maps
+from common.metrics import log_likelihood
+from common.training import checkpoint
 
 QUICK = ["--limit", "3000", "--epochs", "3", "--batch-size", "64", "--data-dir", str(ROOT / "data")]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A short run of the whole script; its folder, and what it drew its figures from."""
+    """A short run of the whole script: its folder, and the arguments of the figures that it drew."""
     folder = tmp_path_factory.mktemp("vae")
-    drawn = {}
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("interpolations", "latent_map", "manifold"):
-            original = getattr(figures, name)
-
-            def record(*arguments, name=name, original=original, **named):
-                drawn[name] = arguments
-                return original(*arguments, **named)
-
-            patch.setattr(digit_figures.figures, name, record)
-        script.main([*QUICK, "--run-dir", str(folder / "run"), "--images-dir", str(folder / "images")])
+    folders = ["--run-dir", str(folder / "run"), "--images-dir", str(folder / "images")]
+    with recorded(maps, "interpolations", "latent_map", "manifold") as drawn:
+        script.main([*QUICK, *folders])
     return folder, drawn
 
 
@@ -56,6 +50,28 @@ class Fixed(script.VariationalAutoencoder):
 
     def decode(self, latent):
         return self.logits.expand(len(latent), 1, 28, 28)
+
+
+@pytest.mark.parametrize("module", [script, vanilla_vae_celeba])
+def test_the_kl_equals_that_of_torch_distributions(module):
+    mean, log_variance = torch.randn(64, 7, dtype=torch.double) * 3, torch.randn(64, 7, dtype=torch.double) * 4
+    reference = reference_kl(Normal(mean, (log_variance / 2).exp()), Normal(0.0, 1.0))
+    torch.testing.assert_close(module.kl_divergence(mean, log_variance), reference.sum(dim=1))
+    assert module.kl_divergence(torch.zeros(1, 3), torch.zeros(1, 3)) == 0
+
+
+@pytest.mark.parametrize("module", [script, vanilla_vae_celeba])
+def test_samples_have_the_mean_and_variance_and_pass_gradients(module):
+    torch.manual_seed(1)
+    mean = torch.tensor([[-3.0, 0.5]]).expand(200_000, 2).clone().requires_grad_()
+    log_variance = torch.tensor([[math.log(4), math.log(0.01)]]).expand(200_000, 2).clone().requires_grad_()
+    sample = module.reparameterize(mean, log_variance)
+    torch.testing.assert_close(sample.mean(0), torch.tensor([-3.0, 0.5]), atol=0.02, rtol=0)
+    torch.testing.assert_close(sample.var(0), torch.tensor([4.0, 0.01]), atol=0, rtol=0.02)
+    sample.sum().backward()
+    assert (mean.grad == 1).all()
+    # d sample / d log_variance = noise * std / 2 = (sample - mean) / 2
+    torch.testing.assert_close(log_variance.grad, (sample - mean).detach() / 2)
 
 
 def test_elbo_by_hand_in_double_precision():
@@ -105,7 +121,7 @@ def test_training_lowers_the_negative_elbo(trained):
     assert results["neg_elbo_grey"] == pytest.approx(results["recon_grey"] + results["kl"])
 
 
-def test_results(trained, model, digits):
+def test_the_results_hold_every_score_and_the_error_of_the_model_on_the_test_split(trained, model, digits):
     results = json.loads((trained[0] / "run/results.json").read_text())
     assert set(results["test"]) == {
         "neg_elbo_grey", "neg_elbo_binary", "recon_grey", "kl", "active_units", "mse", "knn",

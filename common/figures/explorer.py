@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.data.digits import Digits
 from common.figures import sheets as figures
 from common.files import write_atomically
-from common.data.digits import Digits
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 LIMIT = 2_000_000  # bytes of the page

@@ -11,7 +11,16 @@ from common import files
 from common.training import checkpoint
 from common.errors import UserError
 
-STATE = {"script": "a", "arguments": {"beta": 1.0}, "epoch": 3, "model": {"w": torch.arange(4.0)}, "history": []}
+STATE = {
+    "script": "a",
+    "arguments": {"beta": 1.0},
+    "data": "",
+    "precision": "fp32",
+    "epoch": 3,
+    "model": {"w": torch.arange(4.0)},
+    "optimizer": [],
+    "history": [],
+}
 
 
 def test_round_trip(tmp_path):
@@ -28,7 +37,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(UserError, match=r"No space left on device.*needs 2\.0 MB"):
         files.write_atomically(path, b"x" * 2_000_000)
     assert path.read_bytes() == b"old"
@@ -80,11 +89,13 @@ def test_arbitrary_and_damaged_bytes_are_refused_cleanly(tmp_path, content, keep
 
 
 def test_another_script_or_argument_is_named(tmp_path):
-    checkpoint.check_same_run(STATE, "a", {"beta": 1.0}, tmp_path)
+    checkpoint.check_same_run(STATE, "a", {"beta": 1.0}, "", tmp_path)
     with pytest.raises(UserError, match=r"--beta 1\.0, not 2\.0"):
-        checkpoint.check_same_run(STATE, "a", {"beta": 2.0}, tmp_path)
+        checkpoint.check_same_run(STATE, "a", {"beta": 2.0}, "", tmp_path)
+    with pytest.raises(UserError, match="trained on .*, not on 30 pictures"):
+        checkpoint.check_same_run(STATE, "a", {"beta": 1.0}, "30 pictures", tmp_path)
     with pytest.raises(UserError, match=r"written by a\.py, not b\.py"):
-        checkpoint.check_same_run(STATE, "b", {"beta": 1.0}, tmp_path)
+        checkpoint.check_same_run(STATE, "b", {"beta": 1.0}, "", tmp_path)
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):

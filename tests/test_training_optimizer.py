@@ -1,11 +1,15 @@
-"""Muon against the singular value decomposition and against PyTorch's own."""
+"""The optimizer: Muon against the singular value decomposition and PyTorch's own, its weights, the learning rate."""
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
-from common.training.optimizer import Muon, orthogonalize
+import vanilla_ae
+import vanilla_vae_celeba
+import vanilla_vae_mnist
+from common.training.optimizer import Muon, Optimizer, batch_size, hidden_weights, one_cycle, orthogonalize
 
 # Wide, tall, two of one shape, square, convolutions, one of them of the shape of others as a matrix.
 SHAPES = ((8, 24), (24, 8), (8, 24), (16, 16), (8, 3, 4, 4), (8, 6, 2, 2), (192, 8, 3, 3))
@@ -78,3 +82,52 @@ def test_a_saved_optimizer_goes_on_to_the_same_bits():
         set_gradients(parameters, 2)
         each.step()
     assert all(torch.equal(matrix, other) for matrix, other in zip(matrices, others, strict=True))
+
+
+def test_a_convolution_trains_alike_in_both_memory_layouts():
+    weight = torch.randn(8, 6, 3, 3, generator=torch.Generator().manual_seed(0))
+    layouts = [nn.Parameter(weight.clone()), nn.Parameter(to_channels_last(weight.clone()))]
+    for parameter in layouts:
+        parameter.grad = parameter.detach().cos()
+        Muon([parameter], lr=0.1).step()
+    torch.testing.assert_close(layouts[0].detach(), layouts[1].detach().contiguous(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [vanilla_ae.Autoencoder(2), vanilla_vae_mnist.VariationalAutoencoder(2), vanilla_vae_celeba.VariationalAutoencoder(128, 64)],
+)
+def test_muon_trains_the_matrices_between_hidden_layers_and_nothing_at_the_pixels(model):
+    shapes = [tuple(weight.shape) for weight in hidden_weights(model)]
+    kinds = (nn.Linear, nn.Conv2d)
+    halves = [[layer for layer in half.modules() if isinstance(layer, kinds)] for half in (model.encoder, model.decoder)]
+    inner = [*halves[0][1:], *halves[1][:-1]]
+    assert shapes == [tuple(layer.weight.shape) for layer in inner if min(layer.weight.shape[:2]) >= 64]
+    assert shapes, "Muon trains something"
+
+
+def test_every_parameter_has_one_optimizer():
+    model = vanilla_vae_celeba.VariationalAutoencoder(16, 32)
+    parts = Optimizer(model, 1e-3).parts
+    seen = [id(parameter) for part in parts for group in part.param_groups for parameter in group["params"]]
+    assert sorted(seen) == sorted(id(parameter) for parameter in model.parameters())
+
+
+def test_the_learning_rate_rises_linearly_to_its_peak_and_falls_to_zero():
+    rates = [one_cycle(step / 1000) for step in range(1001)]
+    assert rates[0] == 0 and max(rates) == rates[300] == 1 and rates[-1] == pytest.approx(0)
+    assert rates[150] == pytest.approx(0.5) and rates[650] == pytest.approx(0.5)
+
+
+def test_both_parts_follow_the_cycle_from_their_own_peaks():
+    optimizer = Optimizer(vanilla_vae_mnist.VariationalAutoencoder(2), 0.1)
+    optimizer.set_progress(0.15)
+    assert [part.param_groups[0]["lr"] for part in optimizer.parts] == pytest.approx([0.05, 0.15])
+    assert optimizer.lr == pytest.approx(0.05)
+
+
+def test_short_runs_take_smaller_batches_and_long_ones_the_largest():
+    assert batch_size(60_000, 34, most=512) == 512
+    sizes = [batch_size(60_000, epochs, most=512) for epochs in range(1, 40)]
+    assert sizes == sorted(sizes) and sizes[0] == batch_size(100, 1, most=512) == 64
+    assert batch_size(10**9, 100, most=64) == 64

@@ -1,0 +1,49 @@
+"""The choice of device and of precision, and the words for memory that ran out."""
+
+import time
+
+import pytest
+import torch
+
+from common.errors import UserError, out_of_memory
+from common.training import device
+
+CPU = torch.device("cpu")
+
+
+def test_an_absent_device_is_an_error():
+    assert device.choose_device("cpu") == CPU
+    absent = "mps" if not torch.backends.mps.is_available() else "cuda"
+    with pytest.raises(UserError, match=f"--device {absent}"):
+        device.choose_device(absent)
+
+
+@pytest.mark.parametrize(("slow", "expected"), [("fp32", "bf16"), ("bf16", "fp32"), (None, "fp32")])
+def test_bf16_is_chosen_only_where_it_is_clearly_faster(slow, expected):
+    def step():
+        precision = "bf16" if torch.is_autocast_enabled("cpu") else "fp32"
+        time.sleep(0.02 if precision == slow else 0.01)
+        return torch.zeros((), requires_grad=True)
+
+    began = time.perf_counter()
+    chosen, reason = device.faster_precision(step, CPU)
+    assert chosen == expected and "times as long as fp32" in reason
+    assert time.perf_counter() - began < 2 * device.SECONDS
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory: you tried to "
+                 "allocate 4000000000000 bytes. Error code 12 (Cannot allocate memory)")])  # fmt: skip
+def test_memory_that_ran_out_is_known_by_its_type_or_its_text(error):
+    assert out_of_memory(error)
+
+
+def test_the_cpu_allocator_still_says_what_we_look_for():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert out_of_memory(caught.value)
+
+
+def test_an_illegal_memory_access_is_not_taken_for_a_batch_that_is_too_large():
+    assert not out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    assert not out_of_memory(ValueError("memory"))

@@ -1,0 +1,174 @@
+"""Runs and their epochs: what a training loop gets, what is kept of it, and its guards."""
+
+import functools
+
+import pytest
+import torch
+from conftest import IMAGES, Mean, make_run, squared_error, train
+
+from common.errors import UserError
+from common.training import checkpoint, on_device, parallel
+
+
+def test_a_loop_finds_the_mean_and_keeps_its_history(tmp_path):
+    model = Mean()
+    history = train(model, squared_error, make_run(tmp_path, epochs=60))
+    assert model.level.item() == pytest.approx(IMAGES.float().mean().item() / 255, abs=0.02)
+    assert [line["epoch"] for line in history] == list(range(1, 61))
+    assert all(line["twice"] == pytest.approx(2 * line["loss"]) for line in history)
+
+
+@pytest.mark.parametrize("batch_size", [3, 4, 10])
+def test_an_epochs_mean_is_over_images_and_not_over_batches(tmp_path, batch_size):
+    """The learning rate is nearly zero, so that the model stays the same."""
+    model = Mean()
+    history = train(model, squared_error, make_run(tmp_path, lr=1e-12, epochs=1), batch_size)
+    expected = squared_error(model, IMAGES.float() / 255)["loss"].mean().item()
+    assert history[0]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_epoch_visits_every_image_once_in_another_order(tmp_path):
+    seen = []
+
+    def loss(model, images):
+        seen.append(images.flatten(1).sum(dim=1))
+        return squared_error(model, images)
+
+    train(Mean(), loss, make_run(tmp_path, epochs=2))
+    whole = [torch.cat(seen[first : first + 3]) for first in (0, 3)]
+    assert torch.equal(*(epoch.sort().values for epoch in whole)) and not torch.equal(*whole)
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(tmp_path, broken):
+    calls = 0
+
+    def loss(model, images):
+        nonlocal calls
+        calls += 1
+        terms = squared_error(model, images)
+        if calls >= 6:  # epoch 2, step 3: the last
+            if broken == "gradient":
+                terms["loss"] = terms["loss"] + (model.level - model.level.detach()).sqrt()
+            else:
+                terms["loss"] = terms["loss"] / 0
+        return terms
+
+    with pytest.raises(UserError, match="epoch 2, step 3.*lower --lr.*holds epoch 1"):
+        train(Mean(), loss, make_run(tmp_path))
+    state = checkpoint.load(tmp_path / "checkpoint.pt")
+    assert state["epoch"] == 1 and state["model"]["level"].isfinite()
+
+
+def noisy_and_interrupted_at(call):
+    calls = 0
+
+    def loss(model, images):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KeyboardInterrupt
+        return {"loss": squared_error(model, images)["loss"] * torch.rand(len(images))}
+
+    return loss
+
+
+def test_an_interrupted_run_resumes_to_identical_weights(tmp_path):
+    straight, broken = Mean(), Mean()
+    expected = train(straight, noisy_and_interrupted_at(0), make_run(tmp_path / "a", epochs=4))
+    run = make_run(tmp_path / "b", epochs=4)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, noisy_and_interrupted_at(8), run)
+    assert "checkpoint.pt holds epoch 2, and --resume continues from it" in run.progress
+    resumed = Mean()
+    history = train(resumed, noisy_and_interrupted_at(0), make_run(tmp_path / "b", epochs=4, resume=True))
+    assert torch.equal(straight.level, resumed.level)
+    assert [line["loss"] for line in history] == [line["loss"] for line in expected]
+    assert len((tmp_path / "b" / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    train(Mean(), squared_error, make_run(tmp_path))
+    again = train(Mean(), noisy_and_interrupted_at(1), make_run(tmp_path, resume=True))
+    assert len(again) == 2
+
+
+def test_a_resumed_run_with_more_epochs_continues_at_its_place_of_the_longer_cycle(tmp_path):
+    train(Mean(), squared_error, make_run(tmp_path))
+    history = train(Mean(), squared_error, make_run(tmp_path, resume=True, epochs=8))
+    # Six of eight epochs are left; the learning rate of epoch 3 is near its peak, not at the end of a cycle.
+    assert len(history) == 8 and history[2]["lr"] > 0.09 > 0.01 > history[1]["lr"]
+
+
+def test_other_arguments_and_other_data_are_refused_by_name(tmp_path):
+    train(Mean(), squared_error, make_run(tmp_path))
+    for change, name in (({"lr": 0.2}, "--lr"), ({"batch_size": 5}, "--batch-size"), ({"epochs": 1}, "--epochs 1")):
+        with pytest.raises(UserError, match=name):
+            train(Mean(), squared_error, make_run(tmp_path, resume=True, **change))
+    run = make_run(tmp_path, resume=True)
+    run.data = "other images"
+    with pytest.raises(UserError, match="not on other images"):
+        train(Mean(), squared_error, run)
+
+
+def test_a_resumed_run_keeps_the_precision_of_its_checkpoint(tmp_path, capsys):
+    train(Mean(), squared_error, make_run(tmp_path, precision="bf16", epochs=1))
+    resumed = make_run(tmp_path, precision="auto", resume=True)
+    train(Mean(), squared_error, resumed)
+    assert resumed.precision == "bf16" and "that of the checkpoint" in capsys.readouterr().out
+
+
+def test_processes_that_continue_after_different_epochs_are_an_error_in_all_of_them(tmp_path, monkeypatch):
+    """As where one machine doesn't see the folder: two processes' extremes are stood in for."""
+    monkeypatch.setattr(parallel, "world", lambda: 2)
+    monkeypatch.setattr(parallel.dist, "all_reduce", lambda extremes, _: extremes.copy_(torch.tensor([3, 0])))
+    for epoch in (0, 3):
+        with pytest.raises(UserError, match=f"continues after epoch {epoch}, others after 0 to 3.*share"):
+            parallel.check_same_epoch(epoch, tmp_path)
+    monkeypatch.setattr(parallel.dist, "all_reduce", lambda extremes, _: extremes)
+    parallel.check_same_epoch(3, tmp_path)
+
+
+def test_pytorch_without_its_distributed_package_is_enough(monkeypatch):
+    for name in ("is_initialized", "is_torchelastic_launched", "get_rank", "get_world_size"):
+        monkeypatch.delattr(parallel.dist, name)
+    monkeypatch.setattr(parallel.dist, "is_available", lambda: False)
+    assert (parallel.rank(), parallel.world()) == (0, 1)
+    assert parallel.local_device(torch.device("cpu")) == torch.device("cpu")
+    with parallel.joined(torch.device("cpu")):
+        parallel.part()
+
+
+def test_a_data_set_that_does_not_fit_stays_on_the_host(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (IMAGES.nbytes, 0))
+    assert on_device(IMAGES, torch.device("cuda")) is IMAGES
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 3 * IMAGES.nbytes)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 2 * IMAGES.nbytes)
+    assert on_device(IMAGES, torch.device("mps")) is IMAGES
+
+
+def test_a_compiled_step_trains_the_same_model_and_is_not_compiled_again(tmp_path, capsys):
+    models = [Mean(), Mean()]
+    with torch._dynamo.config.patch(error_on_recompile=False):
+        train(models[0], squared_error, make_run(tmp_path / "0"))
+        run = make_run(tmp_path / "1", compile=True, epochs=3)
+        torch._dynamo.utils.counters.clear()
+        frames = []
+        loop = functools.partial(train, models[1], squared_error, run)
+        loop(after=lambda: frames.append(torch._dynamo.utils.counters["stats"]["unique_graphs"]))
+    assert "fails here" not in capsys.readouterr().err
+    assert frames[0] == frames[-1] > 0
+    train(models[0], squared_error, make_run(tmp_path / "0b", epochs=3))
+    assert list(checkpoint.load(tmp_path / "1/checkpoint.pt")["model"]) == ["level"]
+
+
+@pytest.mark.parametrize(("error", "reason"), [(RuntimeError("no compiler\nat all"), "no compiler"), (OSError(), "OSError")])
+def test_where_nothing_can_be_compiled_the_run_says_so_and_continues(tmp_path, monkeypatch, capsys, error, reason):
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr(torch, "compile", lambda module, dynamic: broken)
+    plain = train(Mean(), squared_error, make_run(tmp_path / "plain"))
+    without = train(Mean(), squared_error, make_run(tmp_path / "compiled", compile=True))
+    assert f"torch.compile fails here ({reason}); training continues without it" in capsys.readouterr().err
+    assert [line["loss"] for line in without] == [line["loss"] for line in plain]
