@@ -32,8 +32,8 @@ from PIL import Image
 from torchvision import datasets
 
 from common.data import faces as celeba
-from common.data.faces import load_faces
 from common.data.drawn_faces import draw_faces
+from common.data.faces import load_faces
 from common.errors import UserError
 
 ROOT = Path(__file__).parents[1]

@@ -6,11 +6,11 @@ import statistics
 import pytest
 import torch
 from conftest import ROOT
+from measure import claims
 
 from common.data import faces as celeba
-from common.training import checkpoint
-from measure import claims
 from common.data.digits import Digits
+from common.training import checkpoint
 
 QUICK = ["--epochs", "1", "--limit", "600", "--data-dir", str(ROOT / "data"), "--device", "cpu"]
 

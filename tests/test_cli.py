@@ -7,9 +7,10 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, run_script
+from conftest import ROOT
 
 import vanilla_ae
+import vanilla_vae_celeba
 import vanilla_vae_mnist
 from common import cli
 from common.errors import UserError
@@ -79,7 +80,7 @@ def test_a_folder_that_is_a_file(capsys, tmp_path, flag):
         (cli.Stopped(), 143, "stopped"),
     ],
 )
-def test_endings(capsys, error, code, text):
+def test_every_expected_error_ends_in_one_line_with_its_exit_code(capsys, error, code, text):
     def main():
         raise error
 
@@ -101,12 +102,18 @@ def test_importing_the_scripts_trains_nothing_and_needs_no_torchvision():
     assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
 
 
-def test_help_names_every_default():
-    done = run_script("vanilla_ae", "--help", cwd=ROOT)
-    assert done.returncode == 0
-    for flag in ("--epochs", "--batch-size", "--lr", "--latent-dim", "--seed", "--device", "--precision", "--data-dir",
-                 "--images-dir", "--run-dir", "--limit", "--resume", "--dataset"):  # fmt: skip
-        assert flag in done.stdout
+@pytest.mark.parametrize("script", [vanilla_ae, vanilla_vae_mnist, vanilla_vae_celeba])
+def test_help_names_the_default_of_every_flag(capsys, script):
+    with pytest.raises(SystemExit):
+        script.parse_args(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    defaults = vars(script.parse_args([]))
+    for name, value in defaults.items():
+        flag = f"--{name.replace('_', '-')}"
+        assert flag in shown
+        if value not in (None, False):
+            assert f"(default: {value})" in shown.split(f" {flag} ", 1)[1].split(" --")[0], flag
+    assert f"(default: {script.BATCH_SIZE}, fewer in short runs)" in shown
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -120,6 +127,6 @@ def test_ctrl_c_and_sigterm_keep_the_last_finished_epoch(tmp_path, number, code)
         os.kill(process.pid, number)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == code
-    assert errors.startswith("stopped: in epoch ") and "--resume goes on from it" in errors
+    assert errors.startswith("stopped: ") and "holds epoch 2, and --resume continues from it" in errors
     assert len(errors.splitlines()) == 1
     assert (tmp_path / "runs/vanilla_ae/checkpoint.pt").exists()

@@ -15,8 +15,8 @@ import torch
 from conftest import ROOT, write_idx
 from PIL import Image
 
-from common.training import checkpoint
 from common.data.drawn_faces import draw_faces
+from common.training import checkpoint
 
 SCRIPTS = ("vanilla_ae", "vanilla_vae_mnist", "vanilla_vae_celeba")
 
@@ -79,7 +79,7 @@ def read_until(process, text):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_killed_at_a_random_moment_it_resumes_to_the_same_bits(tmp_path, data_dir, script):
+def test_killed_at_a_random_moment_it_resumes_to_identical_weights(tmp_path, data_dir, script):
     undisturbed = start(script, data_dir, tmp_path / "a", "--epochs", "4")
     killed = start(script, data_dir, tmp_path / "b", "--epochs", "4")
     read_until(killed, f"epoch {random.randint(1, 3)}/4")
@@ -99,7 +99,7 @@ def test_killed_at_a_random_moment_it_resumes_to_the_same_bits(tmp_path, data_di
         assert {key: before[key] for key in before.keys() - timing} == {
             key: after[key] for key in after.keys() - timing
         }
-    for one, other in zip(expected["optimizers"], resumed["optimizers"], strict=True):
+    for one, other in zip(expected["optimizer"], resumed["optimizer"], strict=True):
         for index, state in one["state"].items():
             for name, value in state.items():
                 assert torch.equal(torch.as_tensor(value), torch.as_tensor(other["state"][index][name]))
@@ -108,7 +108,7 @@ def test_killed_at_a_random_moment_it_resumes_to_the_same_bits(tmp_path, data_di
 
 @pytest.fixture(scope="module")
 def one_epoch(tmp_path_factory, data_dir):
-    """A finished run of one epoch of the autoencoder, to go on from."""
+    """A finished run of one epoch of the autoencoder, to continue from."""
     folder = tmp_path_factory.mktemp("one")
     finish(start("vanilla_ae", data_dir, folder, "--epochs", "1"))
     return folder
@@ -130,7 +130,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(data_dir, one_epoch):
     assert not list((one_epoch / "run").glob("*.tmp"))
 
 
-def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(tmp_path, data_dir):
+def test_a_second_run_in_the_same_folder_is_refused_and_the_first_continues(tmp_path, data_dir):
     first = start("vanilla_ae", data_dir, tmp_path, "--epochs", "5")
     read_until(first, "epoch 1/")
     _, errors = finish(start("vanilla_ae", data_dir, tmp_path, "--epochs", "5"), code=2)
@@ -169,7 +169,7 @@ def test_a_diverging_loss_stops_with_epoch_and_step(tmp_path, data_dir):
     _, errors = finish(start("vanilla_ae", data_dir, tmp_path, "--epochs", "2", "--lr", "999"), code=2)
     assert re.search(r"no longer finite at epoch \d, step \d+", errors) and "lower --lr" in errors
     kept = tmp_path / "run/checkpoint.pt"
-    assert kept.exists() == ("keeps epoch" in errors)
+    assert kept.exists() == ("holds epoch" in errors)
     assert not kept.exists() or all(value.isfinite().all() for value in checkpoint.load(kept)["model"].values())
 
 

@@ -45,3 +45,10 @@ def test_medoids_are_members_of_their_class_near_its_centre():
     assert found[1] == 5
 
 
+def test_the_fitted_gaussian_has_the_codes_mean_and_covariance_even_where_they_do_not_vary():
+    codes = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)) @ torch.tensor(
+        [[2.0, 1, 0], [0, 1, 0], [0, 0, 0]]
+    )
+    mean, factor = latent.fit_gaussian(codes + 5)
+    torch.testing.assert_close(mean, codes.mean(dim=0) + 5)
+    torch.testing.assert_close(factor @ factor.T, torch.cov(codes.T), atol=1e-4, rtol=1e-4)

@@ -8,12 +8,12 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
 from common.metrics import (
-    active_units,
-    knn_accuracy,
-    log_likelihood,
     PrincipalComponents,
+    active_units,
     frechet_distance,
+    knn_accuracy,
     linear_accuracy,
+    log_likelihood,
     median_filter,
     psnr,
 )

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common import files
-from common.training import checkpoint
 from common.errors import UserError
+from common.training import checkpoint
 
 STATE = {
     "script": "a",

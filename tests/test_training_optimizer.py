@@ -95,12 +95,18 @@ def test_a_convolution_trains_alike_in_both_memory_layouts():
 
 @pytest.mark.parametrize(
     "model",
-    [vanilla_ae.Autoencoder(2), vanilla_vae_mnist.VariationalAutoencoder(2), vanilla_vae_celeba.VariationalAutoencoder(128, 64)],
+    [
+        vanilla_ae.Autoencoder(2),
+        vanilla_vae_mnist.VariationalAutoencoder(2),
+        vanilla_vae_celeba.VariationalAutoencoder(128, 64),
+    ],
 )
 def test_muon_trains_the_matrices_between_hidden_layers_and_nothing_at_the_pixels(model):
     shapes = [tuple(weight.shape) for weight in hidden_weights(model)]
     kinds = (nn.Linear, nn.Conv2d)
-    halves = [[layer for layer in half.modules() if isinstance(layer, kinds)] for half in (model.encoder, model.decoder)]
+    halves = [
+        [layer for layer in half.modules() if isinstance(layer, kinds)] for half in (model.encoder, model.decoder)
+    ]
     inner = [*halves[0][1:], *halves[1][:-1]]
     assert shapes == [tuple(layer.weight.shape) for layer in inner if min(layer.weight.shape[:2]) >= 64]
     assert shapes, "Muon trains something"

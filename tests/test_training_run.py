@@ -162,7 +162,9 @@ def test_a_compiled_step_trains_the_same_model_and_is_not_compiled_again(tmp_pat
     assert list(checkpoint.load(tmp_path / "1/checkpoint.pt")["model"]) == ["level"]
 
 
-@pytest.mark.parametrize(("error", "reason"), [(RuntimeError("no compiler\nat all"), "no compiler"), (OSError(), "OSError")])
+@pytest.mark.parametrize(
+    ("error", "reason"), [(RuntimeError("no compiler\nat all"), "no compiler"), (OSError(), "OSError")]
+)
 def test_where_nothing_can_be_compiled_the_run_says_so_and_continues(tmp_path, monkeypatch, capsys, error, reason):
     def broken(*_):
         raise error

@@ -80,7 +80,7 @@ def test_decoding_gives_grey_levels_of_an_image_whatever_the_dimensions_of_the_c
     latent = model.encode(torch.rand(3, 1, 28, 28))
     images = model.decode(10 * latent)
     assert latent.shape == (3, latent_dim) and images.shape == (3, 1, 28, 28)
-    assert 0 <= images.min() and images.max() <= 1
+    assert images.min() >= 0 and images.max() <= 1
 
 
 def test_training_lowers_the_error(trained, digits):

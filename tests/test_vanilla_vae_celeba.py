@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import recorded, real_faces
+from conftest import real_faces, recorded
 from torch.distributions import Normal
 
 import vanilla_vae_celeba as script
@@ -14,7 +14,6 @@ from common.data import faces as celeba
 from common.data.tensors import select, to_float
 from common.figures import sheets
 from common.training import checkpoint
-
 
 SMALL = ["--size", "32", "--epochs", "6", "--batch-size", "16", "--latent-dim", "24", "--beta", "1"]
 

@@ -84,6 +84,7 @@ class Run:
         --precision auto, a trial on `images` (B, C, H, W) uint8 chooses, unless a checkpoint is resumed: then its
         precision is kept, so that the run ends with the weights it would have had.
         """
+        parallel.let_others_start()
         objective = Objective(model, loss).train()
         batch = to_float(images.to(self.device))
         reason = ""
@@ -126,7 +127,6 @@ class Run:
         self.images = count
         if count // math.ceil(count / batch_size) < parallel.world():
             raise UserError(f"{count} images in batches of {batch_size} are too few for {parallel.world()} processes")
-        parallel.let_others_start()
         self._restore(model, optimizer)
         parallel.check_same_epoch(len(self.history), self.args.run_dir)
         if len(self.history) < total:

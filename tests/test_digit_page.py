@@ -1,7 +1,6 @@
 """The explorer's page: its size and contents, and what it does in a real browser, without a network."""
 
 import base64
-import functools
 import gzip
 import json
 import shutil
@@ -19,11 +18,11 @@ from selenium.webdriver.common.keys import Keys
 
 import vanilla_ae
 import vanilla_vae_mnist
-from common.figures import explorer
-from common.training import run as training
 from common.data.digits import Digits
 from common.data.tensors import to_float
+from common.figures import digit_page
 from common.latent import interpolate
+from common.training import batched
 
 BOUND = 0.02
 TITLE = "Autoencoder </script> & friends"
@@ -46,16 +45,16 @@ def pages(digits, tmp_path_factory):
     models = {"ae": vanilla_ae.Autoencoder(2), "vae": vanilla_vae_mnist.VariationalAutoencoder(2)}
     with torch.no_grad():
         models["ae"].decoder[0].directions.mul_(0.5)  # training smooths what is random at first
-        models["ae"].decoder[-1][-1].weight.mul_(4)
+        models["ae"].decoder[-2].weight.mul_(4)
         models["vae"].decoder[-1].weight.mul_(4)
     folder, test = tmp_path_factory.mktemp("pages"), digits[1]
     latent = clusters(test.labels)
     written = {}
     for name, model in models.items():
-        decode = functools.partial(training.compute, lambda batch, model=model: model.decode(batch).sigmoid())
-        decode = torch.no_grad()(functools.partial(decode, device=torch.device("cpu")))
-        explorer.write(folder / f"{name}.html", test, latent, model.decoder, TITLE, prior=name == "vae")
-        written[name] = folder / f"{name}.html", latent, decode
+        grey = model.decode if name == "ae" else lambda batch, model=model: model.decode(batch).sigmoid()
+        path = folder / f"{name}.html"
+        digit_page.write(path, test, latent, model.encoder, model.decoder, TITLE, prior=name == "vae")
+        written[name] = path, latent, batched(grey, torch.device("cpu"))
     return written
 
 
@@ -98,38 +97,40 @@ def test_the_page_holds_the_test_digits_in_two_megabytes(pages, digits, name):
 @pytest.fixture
 def small_decoder() -> torch.nn.Module:
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 784))
+    return torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.SiLU(), torch.nn.Linear(8, 784))
 
 
 def test_originals_that_pack_badly_are_coarser(digits, tmp_path, monkeypatch, small_decoder):
-    monkeypatch.setattr(explorer, "LIMIT", 100_000)
+    monkeypatch.setattr(digit_page, "LIMIT", 100_000)
     test, latent = few(digits)
     noise = torch.randint(256, test.images.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    explorer.write(tmp_path / "page.html", replace(test, images=noise), latent, small_decoder, TITLE, prior=False)
+    digit_page.write(
+        tmp_path / "page.html", replace(test, images=noise), latent, None, small_decoder, TITLE, prior=False
+    )
     assert (tmp_path / "page.html").stat().st_size <= 100_000
     originals = content(tmp_path / "page.html")["originals"]
-    assert (originals["size"], originals["levels"]) != explorer.ORIGINALS[0]
+    assert (originals["size"], originals["levels"]) != digit_page.ORIGINALS[0]
 
 
 @pytest.mark.parametrize(("bound", "limit"), [(1e-7, 2_000_000), (0.015, 1000)])
 def test_no_page_where_none_would_be_true_or_small(digits, tmp_path, capsys, monkeypatch, small_decoder, bound, limit):
-    monkeypatch.setattr(explorer, "BOUND", bound)  # 8 bits a weight are too few for the first
-    monkeypatch.setattr(explorer, "LIMIT", limit)
+    monkeypatch.setattr(digit_page, "BOUND", bound)  # 8 bits a weight are too few for the first
+    monkeypatch.setattr(digit_page, "LIMIT", limit)
     path = tmp_path / "page.html"
     path.write_text("a page of another model")
-    explorer.write(path, *few(digits), small_decoder, TITLE, prior=False)
+    digit_page.write(path, *few(digits), None, small_decoder, TITLE, prior=False)
     assert not path.exists() and "warning: no " in capsys.readouterr().err
 
 
 def test_no_page_of_a_layer_that_the_page_does_not_know(digits, tmp_path, capsys, small_decoder):
-    small_decoder[1] = torch.nn.SiLU()
-    explorer.write(tmp_path / "page.html", *few(digits), small_decoder, TITLE, prior=False)
+    small_decoder[1] = torch.nn.GELU()
+    digit_page.write(tmp_path / "page.html", *few(digits), None, small_decoder, TITLE, prior=False)
     assert not (tmp_path / "page.html").exists() and "warning: no " in capsys.readouterr().err
 
 
 def test_a_collapsed_model_has_a_page(digits, tmp_path, small_decoder):
     test, latent = few(digits)
-    explorer.write(tmp_path / "page.html", test, torch.zeros_like(latent), small_decoder, TITLE, prior=False)
+    digit_page.write(tmp_path / "page.html", test, torch.zeros_like(latent), None, small_decoder, TITLE, prior=False)
     assert content(tmp_path / "page.html")["area"] == {"left": -0.5, "bottom": -0.5, "side": 1.0}
 
 
