@@ -5,7 +5,6 @@ python tests/measure/claims.py faces       those of faces (--faces as in vanilla
 
 The models are those of the scripts with their default flags but --latent-dim, --noise and --ae. A finished run in
 runs/SCRIPT is used where it is the wanted one; others are trained into runs/claims, once.
-This module is a program on top of the scripts; nothing else in `common` imports them.
 """
 
 import itertools
@@ -27,19 +26,19 @@ sys.path.insert(0, str(ROOT))
 import vanilla_ae  # noqa: E402
 import vanilla_vae_celeba  # noqa: E402
 import vanilla_vae_mnist  # noqa: E402
-from common import files  # noqa: E402
-from common.training import checkpoint  # noqa: E402
-from common import cli  # noqa: E402
-from common.figures import digits  # noqa: E402
-from common.figures import faces as face_figures  # noqa: E402
-from common.figures import sheets as figures  # noqa: E402
-from common.training import run as training  # noqa: E402
-from common.data.faces import TEST, TRAIN, Faces, load_faces  # noqa: E402
+from common import cli, files, training  # noqa: E402
 from common.data.digits import Digits, load_digits  # noqa: E402
+from common.data.faces import TEST, TRAIN, Faces, load_faces  # noqa: E402
 from common.data.tensors import gather, select, shuffled_batches, stream_seed, to_float  # noqa: E402
 from common.errors import UserError  # noqa: E402
-from common.latent import fit_gaussian, knn_accuracy, walk  # noqa: E402
-from common.metrics import PrincipalComponents, frechet_distance, linear_accuracy  # noqa: E402
+from common.figures import digits as digit_figures  # noqa: E402
+from common.figures import faces as face_figures  # noqa: E402
+from common.figures import sheets  # noqa: E402
+from common.latent import fit_gaussian, walk  # noqa: E402
+from common.metrics import PrincipalComponents, frechet_distance, knn_accuracy, linear_accuracy  # noqa: E402
+from common.training import checkpoint  # noqa: E402
+from common.training.device import choose_device  # noqa: E402
+from common.training.optimizer import one_cycle  # noqa: E402
 
 DIMENSIONS = (2, 8, 32)
 LABELS = (100, 1000, 60_000)
@@ -47,7 +46,7 @@ SEEDS = 5  # draws of samples, of pairs and of labelled images
 CONFIDENT = 0.9
 FIGURE_DIMENSIONS = 8  # of the models in the figures of digits
 FACE_PAIRS = 4
-FEATURES = 128  # of the classifiers, whose last layer but one they are
+FEATURES = 128  # size of the classifiers' penultimate layer
 
 
 @dataclass(frozen=True)
@@ -98,27 +97,25 @@ def trained_classifier(
             load(model, state, path)
             return model.eval()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, fused=True)
-    precision = training.choose_precision("auto", device)
+    images, targets = training.on_device(images, device), targets.to(device)
     steps = epochs * -(-len(images) // batch_size)
     done = 0
     for epoch in range(epochs):
         for index in shuffled_batches(len(images), batch_size, stream_seed("classifier", epoch), images.device):
-            optimizer.param_groups[0]["lr"] = 2e-3 * training.learning_rate((done + 0.5) / steps)
-            batch, answer = shifted(to_float(gather(images, index).to(device)), 2), targets[index.cpu()].to(device)
-            with training.autocast(device, precision):
-                logits = model(batch)
-            logits = logits.float()
+            optimizer.param_groups[0]["lr"] = 2e-3 * one_cycle((done + 0.5) / steps)
+            batch, answer = shifted(to_float(gather(images, index).to(device)), 2), targets[index.to(device)]
+            logits = model(batch)
             if single:
                 loss = F.cross_entropy(logits, answer)
             else:
                 loss = F.binary_cross_entropy_with_logits(logits, answer.float())
-            model.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             done += 1
         print(f"classifier: epoch {epoch + 1}/{epochs}, loss {loss.item():.3f}", flush=True)
-    state = {"script": "claims", "arguments": arguments, "epoch": epochs, "model": model.state_dict(), "history": []}
-    checkpoint.save(path, state)
+    state = {"script": "claims", "arguments": arguments, "data": "", "precision": "fp32", "epoch": epochs}
+    checkpoint.save(path, state | {"model": model.state_dict(), "optimizer": [], "history": []})
     return model.eval()
 
 
@@ -145,14 +142,13 @@ def finished_run(
     flags = [*choices, *(["--faces", args.faces] if faces and args.faces else []), "--device", args.device]
     flags += ["--data-dir", str(args.data_dir), "--run-dir", str(folder), "--images-dir", str(folder / "images")]
     wanted = script.parse_args(flags)
-    if faces is not None:
-        wanted.faces = faces
-    arguments = training.Run(script.SCRIPT, wanted, torch.device("cpu"), "fp32").arguments
+    arguments = training.Run(script.SCRIPT, wanted, torch.device("cpu")).arguments
+    description = (script.SCRIPT, arguments, faces or "", wanted.epochs)
     own, ours = args.runs_dir / script.SCRIPT / "checkpoint.pt", folder / "checkpoint.pt"
     for path in (own, ours):
         if path.exists():
             state = checkpoint.load(path)
-            if state["epoch"] == wanted.epochs and (state["script"], state["arguments"]) == (script.SCRIPT, arguments):
+            if (state["script"], state["arguments"], state["data"], state["epoch"]) == description:
                 return state, path
     print(f"python {script.SCRIPT}.py {' '.join(flags)}", flush=True)
     script.main([*flags, *(["--resume"] if ours.exists() else [])])
@@ -168,12 +164,11 @@ def digit_model(kind: str, dimensions: int, args: Namespace, device: torch.devic
     load(network, state, path)
     network = network.to(device).eval()
 
-    def mean(images: Tensor) -> Tensor:
-        return network.encode(images) if kind == "AE" else network.encode(images)[0]
-
+    if kind == "AE":
+        return Model(training.batched(network.encode, device), training.batched(network.decode, device))
     return Model(
-        lambda images: training.compute(mean, images, device),
-        lambda latent: training.compute(lambda batch: network.decode(batch).sigmoid(), latent, device),
+        training.batched(lambda images: network.encode(images)[0], device),
+        training.batched(lambda latent: network.decode(latent).sigmoid(), device),
     )
 
 
@@ -224,14 +219,14 @@ def realism(
     """
 
     def judge(images: Tensor) -> list[float]:
-        features = training.compute(classifier.features, images, device)
+        features = training.batched(classifier.features, device)(images)
         found = [frechet_distance(features, reference)]
         if confident:
-            sure = training.compute(classifier.head, features, device).softmax(dim=1).max(dim=1).values > CONFIDENT
+            sure = training.batched(classifier.head, device)(features).softmax(dim=1).max(dim=1).values > CONFIDENT
             found.append(sure.double().mean().item())
         return found
 
-    reference = training.compute(classifier.features, test, device)
+    reference = training.batched(classifier.features, device)(test)
     some = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: len(test)]]
     numbers: dict = {"train images": {"real": [judge(some)]}, "test images": {"real": [judge(test)]}}
     for name, model in models.items():
@@ -250,7 +245,7 @@ def cell(found: list[list[float]]) -> str:
 
 
 def claims_of_digits(args: Namespace) -> None:
-    device = training.choose_device(args.device)
+    device = choose_device(args.device)
     train, test = load_digits("MNIST", args.data_dir)
     models = {
         f"{kind}, {dimensions}": digit_model(kind, dimensions, args, device)
@@ -291,7 +286,7 @@ def claims_of_digits(args: Namespace) -> None:
     )
 
     path = args.images_dir / f"{vanilla_ae.SCRIPT}_denoising.png"
-    results["denoising"] = digits.draw_denoising(
+    results["denoising"] = digit_figures.draw_denoising(
         test, args.noise, lambda noisy: denoiser.decode(denoiser.encode(noisy)), path
     )
     table(
@@ -302,7 +297,7 @@ def claims_of_digits(args: Namespace) -> None:
     )
 
     classifier = trained_classifier(train.images, train.labels, 8, device, args.runs_dir / "claims/digits.pt")
-    answers = training.compute(classifier, test.images, device).argmax(dim=1)
+    answers = training.batched(classifier, device)(test.images).argmax(dim=1)
     accuracy = (answers == test.labels).double().mean().item()
     header, rows, results["realism"] = realism(models, codes, classifier, train.images, test.images, device, True)
     table(
@@ -322,13 +317,13 @@ def draw_samples(models: dict[str, Model], codes: dict[str, Tensor], columns: in
     rows, names = [], []
     for name, model in models.items():
         mean, factor = fit_gaussian(codes[name])
-        noise = torch.randn(2 * columns, len(mean), generator=torch.Generator().manual_seed(digits.SAMPLES_SEED))
+        noise = torch.randn(2 * columns, len(mean), generator=torch.Generator().manual_seed(digit_figures.SAMPLES_SEED))
         for way, points in (("N(0, I)", noise), ("fitted Gaussian", mean + noise @ factor.T)):
             rows.append(model.decode(points).unflatten(0, (2, columns)))
             names += [f"{name}\n{way}", ""]
     sheet = torch.cat(rows)
     sheet = sheet[:, :, 0] if sheet.shape[2] == 1 else sheet.movedim(2, -1)
-    figures.save(figures.pictures(sheet.numpy(), title, names=names), path)
+    sheets.save(sheets.pictures(sheet.numpy(), title, names=names), path)
 
 
 def draw_digits(models: dict[str, Model], codes: dict[str, tuple[Tensor, Tensor]], test: Digits, folder: Path) -> None:
@@ -339,18 +334,18 @@ def draw_digits(models: dict[str, Model], codes: dict[str, tuple[Tensor, Tensor]
     train_codes = {kind: codes[name][0] for kind, name in kinds.items()}
     draw_samples(chosen, train_codes, 20, title, folder / "claims_samples.png")
 
-    shown = digits.first_of_each_class(test, 1)
+    shown = digit_figures.first_of_each_class(test, 1)
     originals, rows, names = to_float(test.images), [], []
-    for first, second in digits.PAIRS:
+    for first, second in digit_figures.PAIRS:
         for kind, name in kinds.items():
-            row = walk(originals, codes[name][1], models[name].decode, shown[first], shown[second], digits.STEPS)
+            row = walk(originals, codes[name][1], models[name].decode, shown[first], shown[second], digit_figures.STEPS)
             rows.append(row[:, 0])
             names.append(kind)
     title = (
         f"The first test digits of two classes, and what lies between: autoencoder, VAE, {FIGURE_DIMENSIONS} dimensions"
     )
-    sheet = figures.pictures(torch.stack(rows).numpy(), title, figures.walk_columns(digits.STEPS), names)
-    figures.save(sheet, folder / "claims_interpolation.png")
+    sheet = sheets.pictures(torch.stack(rows).numpy(), title, sheets.walk_columns(digit_figures.STEPS), names)
+    sheets.save(sheet, folder / "claims_interpolation.png")
 
 
 def face_model(plain: bool, faces: Faces, args: Namespace, device: torch.device) -> Model:
@@ -361,14 +356,14 @@ def face_model(plain: bool, faces: Faces, args: Namespace, device: torch.device)
     load(network, state, path)
     network = network.to(device, memory_format=torch.channels_last).eval()
     return Model(
-        lambda images: training.compute(lambda batch: network.encode(batch)[0], images, device),
-        lambda latent: training.compute(network.decode, latent, device).clamp(0, 1),
+        training.batched(lambda images: network.encode(images)[0], device),
+        training.batched(lambda latent: network.decode(latent).clamp(0, 1), device),
     )
 
 
 def claims_of_faces(args: Namespace) -> None:
     """Raises UserError where the pictures have no attributes, or where there are too few to test with."""
-    device = training.choose_device(args.device)
+    device = choose_device(args.device)
     faces = load_faces(args.faces, args.data_dir)
     if faces.attributes is None:
         raise UserError(f"{faces.source} has no attributes to train a classifier with: add list_attr_celeba.txt")
@@ -383,12 +378,12 @@ def claims_of_faces(args: Namespace) -> None:
     path = args.runs_dir / "claims/faces.pt"
     classifier = trained_classifier(train, faces.attributes[faces.split == TRAIN], 10, device, path, batch_size=128)
     truth = faces.attributes[faces.split == TEST]
-    accuracy = ((training.compute(classifier, test, device) > 0) == truth).double().mean().item()
+    accuracy = ((training.batched(classifier, device)(test) > 0) == truth).double().mean().item()
     usual = torch.maximum(truth.double().mean(dim=0), 1 - truth.double().mean(dim=0)).mean().item()
     header, rows, numbers = realism(models, codes, classifier, train, test, device, False)
     table(
         f"Realism: Fréchet distance to the {len(test):,} test faces of {faces.source} between features of a classifier "
-        f"of {truth.shape[1]} attributes (test accuracy {accuracy:.1%}; the commoner answer always: {usual:.1%}), "
+        f"of {truth.shape[1]} attributes (test accuracy {accuracy:.1%}; always guessing the majority: {usual:.1%}), "
         f"± over {SEEDS} draws",
         header,
         rows,
@@ -405,13 +400,13 @@ def claims_of_faces(args: Namespace) -> None:
             names.append(name)
     title = f"The first test faces in pairs, and what lies between them: autoencoder and VAE on {faces.source}"
     sheet = torch.stack(rows).movedim(2, -1).numpy()
-    figures.save(
-        figures.pictures(sheet, title, figures.walk_columns(face_figures.STEPS), names), args.images_dir / "5.png"
+    sheets.save(
+        sheets.pictures(sheet, title, sheets.walk_columns(face_figures.STEPS), names), args.images_dir / "5.png"
     )
 
 
 def parse_args(argv: list[str] | None = None) -> Namespace:
-    flags = cli.Parser(prog="python tests/measure/claims.py", description=__doc__.splitlines()[0], formatter_class=cli.Help)
+    flags = cli.Parser("python tests/measure/claims.py", description=__doc__.splitlines()[0], formatter_class=cli.Help)
     add = flags.add_argument
     add("data", choices=("digits", "faces"), help="which claims")
     add("--faces", metavar="PATH", help="a zip or folder of pictures, or the word drawn, as in vanilla_vae_celeba.py")

@@ -28,11 +28,6 @@ def small(monkeypatch):
         "trained_classifier",
         lambda images, targets, epochs, *rest, **more: original(images, targets, 1, *rest, **more),
     )
-    # Tested elsewhere, and slow:
-    for module in (claims, claims.vanilla_ae, claims.vanilla_vae_mnist):
-        monkeypatch.setattr(module, "knn_accuracy", lambda train, labels, test, answers: 0.5)
-    for module in (claims.vanilla_ae, claims.vanilla_vae_mnist):
-        monkeypatch.setattr(module, "draw_digit_figures", lambda *_, **__: None)
     monkeypatch.setattr(claims.vanilla_vae_mnist, "LIKELIHOOD_SAMPLES", 1)
 
 
