@@ -1,22 +1,23 @@
 """How fast the project is, beside the way the same thing is usually written.
 
-    python tests/measure/benchmark.py                 the table, in under five minutes on 2 cores
-    python tests/measure/benchmark.py --json FILE     also as JSON
-    python tests/measure/benchmark.py --device cuda   on a GPU, where our step is also compiled
+    python tests/measure/benchmark.py                        the table, in about five minutes on 2 cores
+    python tests/measure/benchmark.py --rows steps precision    some of its rows
+    python tests/measure/benchmark.py --json FILE            also as JSON
+    python tests/measure/benchmark.py --device cuda          on a GPU, where our step is also compiled
 
 Ours and the usual way alternate in one process, so that a machine whose speed drifts slows both; the ratio is the
 median over the rounds, with its range. "The usual way" is what tutorials and well-known repositories show, written as
 a competent user would: a torchvision Dataset with ToTensor, a DataLoader, fp32, contiguous layout, zero_grad, backward,
-step, and `.item()` every step for the progress line; for faces a Dataset that decodes, crops, resizes and flips each
+step, and `.item()` in every step for the progress line; for faces a Dataset that decodes, crops, resizes and flips each
 picture in every epoch. The loader has as many workers as is fastest on 2 cores: none for digits, two for faces; with a
-GPU, one a core. Networks, losses and batch sizes are the scripts' own on both sides; so are the optimizers' methods, in
-PyTorch's own implementation, as it is by default, on the usual side: for faces AdamW alone, since its Muon takes no
-convolutions.
+GPU, one per core. Networks, losses and batch sizes are the scripts' own on both sides; so are the optimizers' methods,
+in PyTorch's own implementation on the usual side: for faces AdamW alone, since its Muon takes no convolutions.
 """
 
 import argparse
 import contextlib
 import functools
+import json
 import os
 import platform
 import shutil
@@ -44,21 +45,22 @@ sys.path.insert(0, str(ROOT))
 import vanilla_ae  # noqa: E402
 import vanilla_vae_celeba  # noqa: E402
 import vanilla_vae_mnist  # noqa: E402
-from common.data import faces as celeba  # noqa: E402
-from common import files  # noqa: E402
-from common.training import checkpoint  # noqa: E402
-from common import cli  # noqa: E402
-from common.training import run as training  # noqa: E402
+from common import cli, files, training  # noqa: E402
+from common.data import faces as face_data  # noqa: E402
 from common.data.digits import load_digits  # noqa: E402
-from common.data.tensors import gather, random_flip, to_float  # noqa: E402
 from common.data.drawn_faces import draw_faces  # noqa: E402
+from common.data.tensors import gather, random_flip, to_float  # noqa: E402
+from common.training.device import autocast, choose_device, faster_precision, keep_freed_memory  # noqa: E402
+from common.training.optimizer import hidden_weights  # noqa: E402
 
 ROUNDS = 5
-STEPS = 20  # of digits in a round
+STEPS = 40  # of digits per round
 FACES = 1920
 COPIES = 4  # of each, where only their preparation is timed
 FULL_CELEBA = 202_599
 PRODUCT = {"cpu": 2048, "cuda": 16_384}  # rows and columns of the matrix product that arithmetic is held against
+LAPTOP = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+ROWS = ("steps", "preparation", "precision", "start", "beside", "arithmetic", "growth", "memory")
 
 
 @dataclass(frozen=True)
@@ -91,23 +93,33 @@ def ratios(ours: Callable[[], float], usual: Callable[[], float], rounds: int = 
     }
 
 
-def our_seconds(case: Case, images: Tensor, device: torch.device, folder: Path) -> float:
-    """An epoch of the project's own loop on `images` (N, C, S, S) uint8, without building the model and saving it."""
+def our_seconds(
+    case: Case, images: Tensor, device: torch.device, folder: Path, precision: str = "auto", epochs: int = 2
+) -> float:
+    """The last epoch of the scripts' own loop on `images` (N, C, S, S) uint8, without building the model and saving it.
+
+    The first epoch of a process compiles, and fills the allocator's cache.
+    """
     script = case.script
-    arguments = Namespace(
-        epochs=2, batch_size=script.BATCH_SIZE, lr=script.LEARNING_RATE, seed=0, resume=False, run_dir=folder,
-        compile=device.type == "cuda",
-    )  # fmt: skip
-    run = training.Run("benchmark", arguments, device, training.choose_precision("auto", device))
-    model = case.build().to(device, memory_format=torch.channels_last)
+    flags = {"epochs": epochs, "seed": 0, "lr": script.LEARNING_RATE, "precision": precision, "resume": False}
+    arguments = Namespace(**flags, run_dir=folder, compile=device.type == "cuda")
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        history = training.fit(model, script.loss, images, run, model.hidden_weights(), case.augment)
-    return history[-1]["seconds"]  # the first epoch of a process compiles, and fills the allocator's cache
+        run = training.Run("benchmark", arguments, device)
+        model = case.build().to(device, memory_format=run.memory_format)
+        step = run.prepare(model, script.loss, images[: script.BATCH_SIZE])
+        optimizer = training.Optimizer(model, script.LEARNING_RATE, run.precision)
+        for epoch in run.epochs(model, optimizer, images, script.BATCH_SIZE, case.augment):
+            for batch in epoch:
+                terms = epoch.mean(step(batch))
+                optimizer.zero_grad()
+                terms["loss"].backward()
+                optimizer.step()
+    return run.history[-1]["seconds"]
 
 
 def usual_optimizers(model: nn.Module, case: Case) -> list[torch.optim.Optimizer]:
     """PyTorch's own, as they are when only the learning rate is chosen."""
-    hidden, lr = model.hidden_weights(), case.script.LEARNING_RATE
+    hidden, lr = hidden_weights(model), case.script.LEARNING_RATE
     if any(weight.ndim != 2 for weight in hidden):
         hidden = []
     others = [parameter for parameter in model.parameters() if all(parameter is not matrix for matrix in hidden)]
@@ -183,27 +195,58 @@ def prepare_usual(folder: Path) -> float:
 def prepare_ours(folder: Path) -> float:
     with tempfile.TemporaryDirectory() as cache:
         began = time.perf_counter()
-        celeba.load_faces(str(folder), Path(cache), progress=False, echo=lambda line: None)
+        face_data.load_faces(str(folder), Path(cache), progress=False, echo=lambda line: None)
         return time.perf_counter() - began
+
+
+def chosen_precision(case: Case, images: Tensor, device: torch.device) -> tuple[str, str]:
+    """The precision that a run with --precision auto takes, and why."""
+    model = case.build().to(device, memory_format=torch.channels_last)
+    batch = to_float(images[: case.script.BATCH_SIZE].to(device))
+    return faster_precision(lambda: case.script.loss(model, batch)["loss"].sum(), device)
+
+
+def precisions(device: torch.device, folder: Path) -> dict[str, dict]:
+    """For each script: milliseconds per step in fp32 and bf16, alternating, and the choice of --precision auto."""
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+    for case, shape, steps in ((AE, (1, 28, 28), 20), (VAE, (1, 28, 28), 20), (FACE_VAE, (3, 64, 64), 8)):
+        count = steps * case.script.BATCH_SIZE
+        images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
+        images = images.to(device, memory_format=torch.channels_last)
+        seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
+        for _ in range(ROUNDS):
+            for precision, times in seconds.items():
+                times.append(our_seconds(case, images, device, folder, precision))
+        times = {precision: 1000 * median(times) / steps for precision, times in seconds.items()}
+        chosen, _ = chosen_precision(case, images, device)
+        found[case.script.SCRIPT] = {**times, "chosen": chosen, "cost": times[chosen] / min(times.values())}
+    return found
+
+
+def precisions_of_a_laptop(folder: Path) -> dict[str, dict]:
+    """The same in a process that is held to AVX2."""
+    command = [sys.executable, __file__, "--rows", "precision", "--json", str(folder / "laptop.json")]
+    subprocess.run(command, env=os.environ | LAPTOP, check=True, stdout=subprocess.DEVNULL)
+    return json.loads((folder / "laptop.json").read_text())["precision"]
 
 
 def arithmetic(images: Tensor, device: torch.device) -> dict:
     """The FLOP/s of the autoencoder's training step, optimizers included, over those of a large matrix product."""
-    precision = training.choose_precision("auto", device)
+    precision, _ = chosen_precision(AE, images, device)
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     size = PRODUCT[device.type]
     left, right = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
     model = AE.build().to(device)
-    optimizers = training.make_optimizers(model, model.hidden_weights(), vanilla_ae.LEARNING_RATE, precision)
+    optimizer = training.Optimizer(model, vanilla_ae.LEARNING_RATE, precision)
     index = torch.arange(vanilla_ae.BATCH_SIZE, device=device)
 
     def step() -> None:
-        with training.autocast(device, precision):
+        with autocast(device, precision):
             loss = vanilla_ae.loss(model, to_float(gather(images, index)))["loss"].mean()
-        model.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
+        optimizer.step()
 
     def seconds(function: Callable[[], object]) -> float:
         began = time.perf_counter()
@@ -222,12 +265,12 @@ def arithmetic(images: Tensor, device: torch.device) -> dict:
 
 
 def growth(images: Tensor, device: torch.device, folder: Path) -> dict:
-    """Seconds an epoch on a quarter, a half and all of the digits; the medians of three, in turn."""
+    """Seconds per epoch on a quarter, a half and all of the digits; the medians of three, in turn."""
     parts = [images[: len(images) // share] for share in (4, 2, 1)]
     times = [[our_seconds(AE, part, device, folder) for part in parts] for _ in range(4)][1:]
     seconds = [median(column) for column in zip(*times, strict=True)]
-    an_image = [second / len(part) for second, part in zip(seconds, parts, strict=True)]
-    return {"seconds": seconds, "spread": max(an_image) / min(an_image) - 1}
+    per_image = [second / len(part) for second, part in zip(seconds, parts, strict=True)]
+    return {"seconds": seconds, "spread": max(per_image) / min(per_image) - 1}
 
 
 def peak_memory(*command: object) -> float:
@@ -243,8 +286,8 @@ def peak_memory(*command: object) -> float:
 ALL_FACES = f"""
 import sys, torch, vanilla_vae_celeba as script
 from pathlib import Path
-from common.data import faces as celeba
-from common.training import run as training
+from common.data.faces import Faces
+from common.training import run
 folder, device = Path(sys.argv[1]), sys.argv[2]
 count = {FULL_CELEBA}
 with open(folder / "all.uint8", "wb") as file:
@@ -253,18 +296,20 @@ pixels = torch.from_file(str(folder / "all.uint8"), size=count * 64 * 64 * 3, dt
 images = pixels.view(count, 64, 64, 3).permute(0, 3, 1, 2)
 split = torch.full((count,), 2, dtype=torch.uint8)
 split[:182_637], split[:162_770] = 1, 0
-script.load_faces = lambda *_: celeba.Faces(images, split, None, (), [], "blank faces", False)
+script.load_faces = lambda *_: Faces(images, split, None, (), [], "blank faces", False)
 # Every image is read and every code kept, but to compute with all of them would take hours.
 script.random_flip = lambda batch: batch[:{vanilla_vae_celeba.BATCH_SIZE}]
-evaluate, compute = training.evaluate, training.compute
+evaluate, batched = script.training.evaluate, run.evaluation.batched
 def evaluated(model, loss, images, device):
     assert sum(int(part.sum()) for part in images.split(1000)) == 0
     return evaluate(model, loss, images[:1000], device)
-training.evaluate = evaluated
-def computed(function, inputs, device):
-    part = compute(function, inputs[:1000], device)
-    return torch.cat([part] * -(-len(inputs) // 1000))[:len(inputs)]
-training.compute = computed
+script.training.evaluate = run.evaluation.evaluate = evaluated
+def repeated(function, device):
+    def over_all(inputs):
+        part = batched(function, device)(inputs[:1000])
+        return torch.cat([part] * -(-len(inputs) // 1000))[:len(inputs)]
+    return over_all
+run.evaluation.batched = repeated
 script.main(["--epochs", "1", "--batch-size", "512", "--device", device, "--run-dir", str(folder / "run"),
              "--images-dir", str(folder / "images")])
 """
@@ -280,6 +325,41 @@ def memory(folder: Path, device: torch.device) -> dict:
     command = ("env", f"PYTHONPATH={ROOT}", sys.executable, "-c", ALL_FACES, folder, device.type)
     sizes["vanilla_vae_celeba"] = peak_memory(*command)
     return sizes
+
+
+def beside_the_epochs(folder: Path, pictures: Path, device: torch.device) -> dict[str, dict]:
+    """Seconds of each whole script with one epoch beside that epoch, and how often `import torch` fits into them."""
+
+    def seconds(*command: object) -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, *map(str, command)], check=True, capture_output=True)
+        return time.perf_counter() - began
+
+    found = {}
+    for case in (AE, VAE, FACE_VAE):
+        script = case.script.SCRIPT
+        flags = [
+            "--epochs",
+            1,
+            "--device",
+            device.type,
+            "--run-dir",
+            folder / script,
+            "--images-dir",
+            folder / "images",
+        ]
+        if case is FACE_VAE:
+            flags += ["--faces", pictures, "--data-dir", folder]
+        else:
+            flags += ["--data-dir", ROOT / "data"]
+        pairs = []
+        for _ in range(4):
+            whole = seconds(ROOT / f"{script}.py", *flags)
+            results = json.loads((folder / script / "results.json").read_text())
+            pairs.append((whole - results["seconds"], seconds("-c", "import torch")))
+        beside, start = (median(column) for column in zip(*pairs[1:], strict=True))  # the first prepares the faces
+        found[script] = {"seconds": beside, "start": start}
+    return found
 
 
 def first_step_seconds(folder: Path, device: torch.device) -> float:
@@ -299,72 +379,94 @@ def first_step_seconds(folder: Path, device: torch.device) -> float:
     raise RuntimeError("vanilla_ae.py ended before its first step")
 
 
-def measure(device: torch.device, folder: Path) -> dict[str, dict]:
+def measure(rows: list[str], device: torch.device, folder: Path) -> dict[str, dict]:
     from torchvision import datasets, transforms
 
     found: dict[str, dict] = {}
     train, _ = load_digits("MNIST", ROOT / "data")
     images, few = train.images.to(device), STEPS * vanilla_ae.BATCH_SIZE
-    workers = {"digits": 0, "faces": 2} if device.type == "cpu" else dict.fromkeys(("digits", "faces"), os.cpu_count())
-    usual_digits = Subset(datasets.MNIST(ROOT / "data", transform=transforms.ToTensor()), range(few))
-    for name, case in (("AE", AE), ("VAE", VAE)):
-        found[f"{name} on MNIST, {STEPS} training steps"] = ratios(
-            functools.partial(our_seconds, case, images[:few], device, folder),
-            functools.partial(usual_seconds, case, usual_digits, workers["digits"], device),
-        )
-
     pictures = folder / "pictures"
     write_aligned_faces(pictures, FACES)
-    cached = celeba.load_faces(str(pictures), folder / "cache", progress=False, echo=lambda line: None).images
-    found[f"faces, an epoch of {FACES:,} after the first"] = ratios(
-        functools.partial(our_seconds, FACE_VAE, cached.to(device), device, folder),
-        functools.partial(usual_seconds, FACE_VAE, UsualFaces(pictures), workers["faces"], device),
-        rounds=3,
-    )
-    write_copies(pictures, folder / "copies")
-    found[f"faces, preparation of {COPIES * FACES:,}"] = ratios(
-        functools.partial(prepare_ours, folder / "copies"), functools.partial(prepare_usual, folder / "copies")
-    )
-    found["start"] = {"seconds": median(first_step_seconds(folder, device) for _ in range(3))}
-    found["arithmetic"] = arithmetic(images, device)
-    found["growth"] = growth(images, device, folder)
-    found["memory"] = memory(folder, device)
+    if "steps" in rows:
+        cores = os.cpu_count() or 1
+        workers = {"digits": 0, "faces": 2} if device.type == "cpu" else {"digits": cores, "faces": cores}
+        usual_digits = Subset(datasets.MNIST(ROOT / "data", transform=transforms.ToTensor()), range(few))
+        for name, case in (("AE", AE), ("VAE", VAE)):
+            found[f"{name} on MNIST, {STEPS} training steps"] = ratios(
+                functools.partial(our_seconds, case, images[:few], device, folder),
+                functools.partial(usual_seconds, case, usual_digits, workers["digits"], device),
+            )
+        cached = face_data.load_faces(str(pictures), folder / "cache", progress=False, echo=lambda line: None).images
+        found[f"faces, an epoch of {FACES:,} after the first"] = ratios(
+            functools.partial(our_seconds, FACE_VAE, cached.to(device), device, folder),
+            functools.partial(usual_seconds, FACE_VAE, UsualFaces(pictures), workers["faces"], device),
+            rounds=3,
+        )
+    if "preparation" in rows:
+        write_copies(pictures, folder / "copies")
+        found[f"faces, preparation of {COPIES * FACES:,}"] = ratios(
+            functools.partial(prepare_ours, folder / "copies"), functools.partial(prepare_usual, folder / "copies")
+        )
+    if "precision" in rows:
+        found["precision"] = precisions(device, folder)
+        if device.type == "cpu" and not LAPTOP.items() <= os.environ.items():
+            found["laptop"] = precisions_of_a_laptop(folder)
+    if "start" in rows:
+        found["start"] = {"seconds": median(first_step_seconds(folder, device) for _ in range(3))}
+    if "beside" in rows:
+        found["beside"] = beside_the_epochs(folder, pictures, device)
+    if "arithmetic" in rows:
+        found["arithmetic"] = arithmetic(images, device)
+    if "growth" in rows:
+        found["growth"] = growth(images, device, folder)
+    if "memory" in rows:
+        found["memory"] = memory(folder, device)
     return found
 
 
 def show(found: dict[str, dict]) -> None:
-    print("| row | ours | the usual way | usual / ours (range) |\n|---|---|---|---|")
+    print("| row | ours | compared with | ratio |\n|---|---|---|---|")
     for name, row in found.items():
         if "ratio" in row:
             low, high = row["range"]
-            seconds = f"{row['ours']:.2f} s | {row['usual']:.2f} s"
+            seconds = f"{row['ours']:.2f} s | the usual way {row['usual']:.2f} s"
             print(f"| {name} | {seconds} | **{row['ratio']:.1f}** ({low:.1f}-{high:.1f}) |")
-    print(f"| `vanilla_ae.py`, start to first training step | {found['start']['seconds']:.1f} s | | |")
-    rate = found["arithmetic"]
-    print(
-        f"| the AE's training step, arithmetic | {rate['achieved'] / 1e9:,.0f} GFLOP/s | matrix product "
-        f"{rate['peak'] / 1e9:,.0f} GFLOP/s | {rate['share']:.0%} of it |"
-    )
-    seconds = ", ".join(f"{value:.2f}" for value in found["growth"]["seconds"])
-    print(
-        f"| the AE's epoch on 1/4, 1/2, all of MNIST | {seconds} s | | an image's share differs by "
-        f"{found['growth']['spread']:.0%} |"
-    )
-    for name, size in found["memory"].items():
+    for key, machine in (("precision", ""), ("laptop", ", held to AVX2")):
+        for script, row in found.get(key, {}).items():
+            print(
+                f"| `{script}.py`, per step{machine} | auto chooses {row['chosen']}: {row[row['chosen']]:.1f} ms | "
+                f"fp32 {row['fp32']:.1f} ms, bf16 {row['bf16']:.1f} ms | {row['cost']:.2f} times the better |"
+            )
+    if row := found.get("start"):
+        print(f"| `vanilla_ae.py`, start to first training step | {row['seconds']:.1f} s | | |")
+    for script, row in found.get("beside", {}).items():
+        times = row["seconds"] / row["start"]
+        print(f"| `{script}.py`, beside its epochs | {row['seconds']:.1f} s | `import torch` {row['start']:.1f} s "
+              f"| {times:.1f} |")  # fmt: skip
+    if rate := found.get("arithmetic"):
+        print(
+            f"| the AE's training step, arithmetic | {rate['achieved'] / 1e9:,.0f} GFLOP/s | matrix product "
+            f"{rate['peak'] / 1e9:,.0f} GFLOP/s | {rate['share']:.0%} of it |"
+        )
+    if row := found.get("growth"):
+        seconds = ", ".join(f"{value:.2f}" for value in row["seconds"])
+        print(f"| the AE's epoch on 1/4, 1/2, all of MNIST | {seconds} s | | per image within {row['spread']:.0%} |")
+    for name, size in found.get("memory", {}).items():
         print(f"| peak memory, `{name}.py` | {size:.2f} GB | | |")
 
 
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which rows (default: all)")
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     flags.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to compute")
     args = flags.parse_args()
     began = time.perf_counter()
-    device = training.choose_device(args.device)
+    device = choose_device(args.device)
     torch.set_flush_denormal(True)  # as the scripts do; both sides have the use of it
-    training.keep_freed_memory()
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(device, Path(folder))
+        found = measure(args.rows, device, Path(folder))
     show(found)
     machine = (
         torch.cuda.get_device_name() if device.type == "cuda" else f"{os.cpu_count()} cores ({platform.machine()})"
