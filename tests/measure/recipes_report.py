@@ -1,0 +1,129 @@
+"""The tables and the figure of recipes.py."""
+
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from measure.published import Recipe
+
+from common.figures import sheets
+
+BUDGETS = {"a quarter of its time": 0.25, "half": 0.5, "once": 1.0, "twice": 2.0}
+
+Scores = dict[str, float]  # "epochs" and "seconds", and the test scores by their keys
+
+
+@dataclass(frozen=True)
+class Score:
+    """A test score: its key in results.json, its name, how it is written, and whether more is better."""
+
+    key: str
+    name: str
+    form: str
+    more: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """Recipes for one task, and the script of ours with the flags that do it. The figure shows the first two scores."""
+
+    title: str
+    script: ModuleType
+    flags: tuple[str, ...]
+    scores: tuple[Score, ...]
+    recipes: tuple[Recipe, ...]
+
+    def summary(self, point: Scores) -> str:
+        scores = ", ".join(f"{score.name} {point[score.key]:{score.form}}" for score in self.scores)
+        return f"--epochs {point['epochs']} in {point['seconds']:.1f} s: {scores}"
+
+
+def as_soon(score: Score, target: float, runs: list[Scores]) -> tuple[float, bool]:
+    """The seconds after which ours, `runs` from the shortest to the longest, is as good as `target`; infinity if never.
+
+    Between two runs, the score is taken to be linear in the logarithm of the seconds. The second value is whether the
+    shortest run is as good already, so that the time may be shorter still.
+    """
+    sign = 1 if score.more else -1
+    before = None
+    for point in runs:
+        missing = sign * (target - point[score.key])
+        if missing <= 0:
+            if before is None:
+                return point["seconds"], True
+            share = before[1] / (before[1] - missing)
+            return before[0] * (point["seconds"] / before[0]) ** share, False
+        before = point["seconds"], missing
+    return math.inf, False
+
+
+def our_line(found: dict) -> list[Scores]:
+    """The runs of ours, from the shortest to the longest."""
+    return sorted(found["ours"].values(), key=lambda point: point["seconds"])
+
+
+def print_table(group: Group, found: dict) -> None:
+    """A table in Markdown, a row for each recipe and score."""
+    command = " ".join([f"{group.script.SCRIPT}.py", *group.flags, "--epochs N"])
+    print(f"\n**{group.title}**: {found['about']['images']:,} images; ours is `{command}`, N in brackets\n")
+    print(f"| recipe | its seconds | score | its score | ours in {' | '.join(BUDGETS)} | ours as good in |")
+    print("|---" * (5 + len(BUDGETS)) + "|")
+    for recipe in group.recipes:
+        if (row := found["recipes"].get(recipe.name)) is None:
+            continue
+        last = row["curve"][-1]
+        epochs = f"{last['epochs']} of {recipe.published}" if last["epochs"] < recipe.published else last["epochs"]
+        for score in group.scores:
+            cells = [f"{recipe.name} ({epochs} epochs)", f"{last['seconds']:.1f}", score.name]
+            cells.append(f"{last[score.key]:{score.form}}")
+            for label in BUDGETS:
+                fits = row["ours"].get(label)
+                cells.append(f"{found['ours'][str(fits)][score.key]:{score.form}} ({fits})" if fits else "")
+            seconds, at_most = as_soon(score, last[score.key], our_line(found))
+            soon = f"{'at most ' * at_most}{seconds:.1f} s, **{last['seconds'] / seconds:.1f}** times as soon"
+            print(f"| {' | '.join([*cells, soon if math.isfinite(seconds) else 'not yet'])} |")
+
+
+def draw(groups: dict[str, Group], measured: dict[str, dict], path: Path) -> None:
+    """Seconds across, score up, better above: a row for each measured group, a column for each of two scores."""
+    figure = sheets.new(10, 3.2 * len(measured) + 0.4, "Test scores after so many seconds of training")
+    rows = figure.subplots(len(measured), 2, squeeze=False)
+    for (name, found), panels in zip(measured.items(), rows, strict=True):
+        group, ours = groups[name], our_line(found)
+        recipes = [recipe.name for recipe in group.recipes if recipe.name in found["recipes"]]
+        lines = {label: found["recipes"][label]["curve"] for label in recipes}
+        for score, axes in zip(group.scores, panels, strict=False):
+            for label, curve in lines.items():
+                _plot(axes, curve, score, label=label, markersize=3)
+            script = f"{group.script.SCRIPT}.py, a run for each point"
+            _plot(axes, ours, score, label=script, markersize=4, color="black", linewidth=2)
+            for point in ours:
+                place = (point["seconds"], point[score.key])
+                axes.annotate(f"{point['epochs']}", place, (0, 4), fontsize=6, textcoords="offset points", ha="right")
+            _dress(axes, score)
+            axes.set_title(group.title, fontsize=9)
+        panels[0].legend(fontsize=7, loc="lower right")
+    sheets.save(figure, path)
+
+
+def _plot(axes: Axes, points: list[Scores], score: Score, **style: object) -> None:
+    axes.plot([point["seconds"] for point in points], [point[score.key] for point in points], "-o", **style)
+
+
+def _dress(axes: Axes, score: Score) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel("seconds of training")
+    axes.set_ylabel(score.name)
+    written = FuncFormatter(functools.partial(lambda value, _, form: f"{value:{form}}", form=score.form))
+    if not score.more:
+        axes.set_yscale("log")  # The score of a first epoch would otherwise flatten all the others.
+        axes.invert_yaxis()
+    axes.yaxis.set_major_formatter(written)
+    axes.yaxis.set_minor_formatter(NullFormatter() if score.more else written)
+    axes.tick_params(labelsize=7, which="both")
+    axes.grid(alpha=0.3, which="both")
