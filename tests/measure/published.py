@@ -138,7 +138,7 @@ def pytorch(our_data_path: bool = False) -> Recipe:
         return Recipe(
             "PyTorch's example, our data path, one cycle", build,
             lambda model, batch: neg_elbo_of_logits(model, batch).mean(),
-            lambda weights: torch.optim.AdamW(weights, fused=True), size, 10, 10, one_cycle(2e-3),
+            lambda weights: torch.optim.AdamW(weights, fused=True), size, 10, 10, one_cycle(4e-3),
         )  # fmt: skip
     return Recipe(
         "PyTorch's example", build, lambda model, batch: neg_elbo(model, batch).sum(),
@@ -149,12 +149,13 @@ def pytorch(our_data_path: bool = False) -> Recipe:
 def plain(*hidden: int, latent_dim: int) -> Recipe:
     """What someone who trains networks daily writes in twenty lines; of nobody's in particular.
 
-    Linear layers with ReLU, a uint8 tensor on the device, a fused AdamW in one cycle, batches of 256, 10 epochs.
+    Linear layers with ReLU, a uint8 tensor on the device, a fused AdamW in one cycle, batches of 256, 10 epochs. Its
+    learning rate is the best of 1e-3, 2e-3, 4e-3 and 8e-3 on held-out training digits.
     """
     return Recipe(
         f"plain {'-'.join(map(str, (784, *hidden, latent_dim)))}", lambda: perceptron(*hidden, latent_dim=latent_dim),
         lambda model, batch: neg_elbo_of_logits(model, batch).mean(),
-        lambda weights: torch.optim.AdamW(weights, fused=True), 256, 10, 10, one_cycle(2e-3),
+        lambda weights: torch.optim.AdamW(weights, fused=True), 256, 10, 10, one_cycle(4e-3),
     )  # fmt: skip
 
 
@@ -212,7 +213,7 @@ def parametric_umap() -> Recipe:
     def loss(model: nn.Module, batch: Tensor) -> Tensor:
         return F.binary_cross_entropy(model.decode(model.encode(batch)), batch)
 
-    return Recipe("Parametric UMAP's autoencoder", build, loss, keras_adam, 256, 50, 5)
+    return Recipe("Parametric UMAP's autoencoder", build, loss, keras_adam, 256, 50, 3)
 
 
 def pytorch_vae() -> Recipe:

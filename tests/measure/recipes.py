@@ -33,6 +33,7 @@ from torch.utils.data import DataLoader, Subset
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from measure import claims  # noqa: E402
 from measure.published import Batches, Recipe, keras, parametric_umap, plain, pytorch, pytorch_vae  # noqa: E402
 from measure.recipes_report import BUDGETS, Group, Score, Scores, draw, print_table  # noqa: E402
 
@@ -49,7 +50,7 @@ from common.training import checkpoint  # noqa: E402
 from common.training.device import choose_device, keep_freed_memory  # noqa: E402
 
 MARKS = (0.1, 0.25, 0.5, 0.75, 1)  # the shares of a recipe's epochs after which it is scored, and after its first
-FULL = 0.85  # the share of a budget that a run of ours has to use, if another epoch would fit
+FULL = 0.85  # the share of a budget that is enough: no longer run of ours is tried
 QUICK = {"digits": 2000, "faces": 600}  # images
 NEG_ELBO = Score("neg_elbo_grey", "-ELBO (nats per image)", ".1f")
 MSE, KNN = Score("mse", "MSE", ".4f"), Score("knn", "5-NN accuracy", ".1%", more=True)
@@ -68,7 +69,7 @@ GROUPS = {
     ),
     "ae": Group("Autoencoder on MNIST, 2 dimensions", vanilla_ae, (), (MSE, KNN), (parametric_umap(),)),
     "faces": Group(
-        "VAE on faces", vanilla_vae_celeba, (), (MSE, SAMPLES, RECONSTRUCTIONS, Score("kl", "KL (nats)", ".0f", True)),
+        "VAE on faces", vanilla_vae_celeba, (), (MSE, SAMPLES, RECONSTRUCTIONS, Score("kl", "KL (nats)", ".0f", None)),
         (pytorch_vae(),),
     ),
 }  # fmt: skip
@@ -82,6 +83,7 @@ class Task:
     batches: Batches
     score: Callable[[nn.Module], Scores]
     score_ours: Callable[[Path], Scores]  # from the folder of a run of ours
+    faces: bool = False
 
 
 def digits_task(group: Group, args: Namespace, device: torch.device) -> Task:
@@ -121,15 +123,13 @@ def digits_task(group: Group, args: Namespace, device: torch.device) -> Task:
 
 def faces_task(group: Group, args: Namespace, device: torch.device) -> Task:
     """Raises UserError where the pictures have no attributes for the classifier of the Fréchet distances."""
-    from measure import claims
-
     faces = load_faces(args.faces, args.data_dir)
     if faces.attributes is None:
         raise UserError(f"{faces.source} has no attributes to train a classifier with: add list_attr_celeba.txt")
     train, test = (select(faces.images, faces.split == part) for part in (TRAIN, TEST))
     attributes = faces.attributes[faces.split == TRAIN]
-    path = args.runs_dir / "claims/faces.pt"
-    classifier = claims.trained_classifier(train, attributes, 10, device, path, batch_size=128)
+    path = args.runs_dir / ("measure/faces_quick.pt" if args.quick else "claims/faces.pt")
+    classifier = claims.trained_classifier(train, attributes, 1 if args.quick else 10, device, path, batch_size=128)
     features = training.batched(classifier.features, device)
     reference = features(test)
     images = training.on_device(train[: QUICK["faces"] if args.quick else None], device)
@@ -158,7 +158,7 @@ def faces_task(group: Group, args: Namespace, device: torch.device) -> Task:
         model.load_state_dict(checkpoint.load(folder / "checkpoint.pt")["model"])
         return score(model.to(device, memory_format=torch.channels_last).eval())
 
-    return Task(images, lambda recipe: tensor_batches(recipe, images, random_flip), score, score_ours)
+    return Task(images, lambda recipe: tensor_batches(recipe, images, random_flip), score, score_ours, faces=True)
 
 
 def tensor_batches(
@@ -196,29 +196,31 @@ def run_script(script: str, flags: list[str]) -> None:
 def our_run(group: Group, epochs: int, task: Task, folder: Path, args: Namespace) -> Scores:
     """The seconds and scores of ours with so many epochs."""
     flags = [*group.flags, "--epochs", str(epochs), "--run-dir", str(folder), "--images-dir", str(folder / "images")]
-    flags += ["--data-dir", str(args.data_dir), "--device", args.device, "--limit", str(len(task.images))]
-    run_script(group.script.SCRIPT, [*flags, *(["--faces", args.faces] if args.faces else [])])
+    flags += ["--data-dir", str(args.data_dir), "--device", args.device]
+    flags += ["--limit", str(len(task.images))] if args.quick else []
+    flags += ["--faces", args.faces] if task.faces and args.faces else []
+    run_script(group.script.SCRIPT, flags)
     results = json.loads((folder / "results.json").read_text())
     about = {name: results[name] for name in ("seconds", "precision")}
     return {"epochs": epochs, **about, **task.score_ours(folder)}
 
 
-def within(budget: float, run: Callable[[int], Scores], runs: dict[int, Scores]) -> Scores | None:
-    """The run of ours with the most epochs whose training took at most `budget` seconds; None if one takes longer.
+def within(budget: float, run: Callable[[int], None], runs: dict[int, Scores]) -> int | None:
+    """The most epochs of ours whose training took at most `budget` seconds; None where a single one takes longer.
 
     `runs` are those already made, by epochs; `run` makes another and adds it there.
     """
     run(1)
     while True:
-        fits = max((epochs for epochs, found in runs.items() if found["seconds"] <= budget), default=0)
-        too_long = min((epochs for epochs in runs if epochs > fits), default=math.inf)
-        if not fits:
+        fits = max((epochs for epochs, found in runs.items() if found["seconds"] <= budget), default=None)
+        if fits is None:
             return None
         guess = math.floor(fits * budget / runs[fits]["seconds"])
-        if math.isfinite(too_long):  # Seconds are about proportional to epochs, in longer runs too.
-            guess = min(guess, too_long - 1, math.floor(too_long * budget / runs[too_long]["seconds"]))
-        if guess <= fits or (fits > 1 and runs[fits]["seconds"] >= FULL * budget):
-            return runs[fits]
+        too_many = min((epochs for epochs in runs if epochs > fits), default=None)
+        if too_many:
+            guess = min(guess, too_many - 1, math.floor(too_many * budget / runs[too_many]["seconds"]))
+        if guess <= fits or runs[fits]["seconds"] >= FULL * budget:
+            return fits
         run(guess)
 
 
@@ -240,14 +242,14 @@ def measure(name: str, found: dict, save: Callable[[], None], args: Namespace) -
             save()
 
     for recipe in group.recipes:
-        epochs = 1 if args.quick else recipe.epochs
+        epochs = 1 if args.quick else max(1, round(args.epochs_scale * recipe.epochs))
         row = found["recipes"].get(recipe.name)
         if row is None or row["curve"][-1]["epochs"] != epochs:
             row = found["recipes"][recipe.name] = measured(recipe, task, epochs, device)
             print(f"{name}: {recipe.name}, {group.summary(row['curve'][-1])}", flush=True)
             save()
-        budgets = {label: within(share * row["curve"][-1]["seconds"], run, runs) for label, share in BUDGETS.items()}
-        row["ours"] = {label: found and found["epochs"] for label, found in budgets.items()}
+        seconds = row["curve"][-1]["seconds"]
+        row["ours"] = {label: within(share * seconds, run, runs) for label, share in BUDGETS.items()}
         save()
 
 
@@ -262,6 +264,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     digits = [name for name in GROUPS if name != "faces"]
     add("groups", nargs="*", choices=GROUPS, default=digits, help="which recipes")
     add("--quick", action="store_true", help="an epoch each of a few images, into files of their own")
+    scale = cli.number(float, 0, above=True)
+    add("--epochs-scale", type=scale, default=1.0, help="shorten the recipes by this factor, and ours with them")
     add("--draw", action="store_true", help="measure nothing: the tables and the figure of what was measured")
     add("--faces", metavar="PATH", help="a zip or folder of pictures, or the word drawn, as in vanilla_vae_celeba.py")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, else the CPU")

@@ -19,12 +19,12 @@ Scores = dict[str, float]  # "epochs" and "seconds", and the test scores by thei
 
 @dataclass(frozen=True)
 class Score:
-    """A test score: its key in results.json, its name, how it is written, and whether more is better."""
+    """A test score: its key in results.json, its name, how it is written, and whether more is better (None: neither)."""
 
     key: str
     name: str
     form: str
-    more: bool = False
+    more: bool | None = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def print_table(group: Group, found: dict) -> None:
                 cells.append(f"{found['ours'][str(fits)][score.key]:{score.form}} ({fits})" if fits else "")
             seconds, at_most = as_soon(score, last[score.key], our_line(found))
             soon = f"{'at most ' * at_most}{seconds:.1f} s, **{last['seconds'] / seconds:.1f}** times as soon"
-            print(f"| {' | '.join([*cells, soon if math.isfinite(seconds) else 'not yet'])} |")
+            cells.append("" if score.more is None else soon if math.isfinite(seconds) else "not yet")
+            print(f"| {' | '.join(cells)} |")
 
 
 def draw(groups: dict[str, Group], measured: dict[str, dict], path: Path) -> None:
