@@ -5,8 +5,6 @@ import gzip
 import os
 import signal
 import struct
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -27,12 +25,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def digits():
     """The real MNIST, train and test, from the project's own data folder."""
     return load_digits("MNIST", ROOT / "data")
-
-
-def run_script(script: str, *arguments: object, cwd: Path, **options) -> subprocess.CompletedProcess:
-    """`python SCRIPT.py ARGUMENTS` in `cwd`, with the project's data; its output as text."""
-    command = [sys.executable, str(ROOT / f"{script}.py"), "--data-dir", str(ROOT / "data"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, text=True, capture_output=True, timeout=300, **options)
 
 
 def write_idx(path: Path, values: torch.Tensor, packed: bool = True) -> None:

@@ -45,17 +45,10 @@ def command(script, data_dir, folder, *arguments):
     else:
         # Three dimensions have no explorer page, which would take longer than the rest of so short a run.
         arguments = ("--batch-size", "64", "--latent-dim", "3", *arguments)
-    folders = (
-        "--device",
-        "cpu",
-        "--data-dir",
-        data_dir,
-        "--run-dir",
-        folder / "run",
-        "--images-dir",
-        folder / "images",
-    )
-    return [sys.executable, "-u", *map(str, (ROOT / f"{script}.py", *folders, *arguments))]
+    # A trial would choose the precision by the speed of the moment.
+    arguments = ("--precision", "fp32", *arguments)
+    folders = ("--data-dir", data_dir, "--run-dir", folder / "run", "--images-dir", folder / "images")
+    return [sys.executable, "-u", *map(str, (ROOT / f"{script}.py", "--device", "cpu", *folders, *arguments))]
 
 
 def start(*arguments, **options):

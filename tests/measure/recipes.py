@@ -13,6 +13,7 @@ RUNS_DIR/measure/recipes.json keeps every run as soon as it ends, and runs that 
 file to measure anew.
 """
 
+import argparse
 import functools
 import json
 import math
@@ -215,7 +216,7 @@ def within(budget: float, run: Callable[[int], None], runs: dict[int, Scores]) -
         fits = max((epochs for epochs, found in runs.items() if found["seconds"] <= budget), default=None)
         if fits is None:
             return None
-        guess = math.floor(fits * budget / runs[fits]["seconds"])
+        guess = max(fits + 1, math.floor(fits * budget / runs[fits]["seconds"]))
         too_many = min((epochs for epochs in runs if epochs > fits), default=None)
         if too_many:
             guess = min(guess, too_many - 1, math.floor(too_many * budget / runs[too_many]["seconds"]))
@@ -257,12 +258,19 @@ def stem(args: Namespace) -> str:
     return "recipes_quick" if args.quick else "recipes"
 
 
+def group_name(text: str) -> str:
+    # argparse would hold a default list against its `choices` as a whole.
+    if text not in GROUPS:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(GROUPS)}")
+    return text
+
+
 def parse_args(argv: list[str] | None = None) -> Namespace:
     about = {"prog": "python tests/measure/recipes.py", "description": __doc__.splitlines()[0]}
     flags = cli.Parser(**about, formatter_class=cli.Help)
     add = flags.add_argument
     digits = [name for name in GROUPS if name != "faces"]
-    add("groups", nargs="*", choices=GROUPS, default=digits, help="which recipes")
+    add("groups", nargs="*", type=group_name, default=digits, help=f"which recipes, of {', '.join(GROUPS)}")
     add("--quick", action="store_true", help="an epoch each of a few images, into files of their own")
     scale = cli.number(float, 0, above=True)
     add("--epochs-scale", type=scale, default=1.0, help="shorten the recipes by this factor, and ours with them")
