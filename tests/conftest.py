@@ -77,8 +77,9 @@ def recorded(module, *names):
     calls = {}
     with pytest.MonkeyPatch.context() as patch:
         for name in names:
+            original = getattr(module, name)
 
-            def record(*arguments, name=name, original=getattr(module, name), **named):
+            def record(*arguments, name=name, original=original, **named):
                 calls.setdefault(name, arguments)
                 return original(*arguments, **named)
 

@@ -1,4 +1,4 @@
-"""The optimizer of all three scripts: Muon for the hidden matrices, AdamW for everything else, one learning-rate cycle."""
+"""The optimizer of all three scripts: Muon for the hidden matrices, AdamW for all else, one learning-rate cycle."""
 
 import math
 from collections import defaultdict

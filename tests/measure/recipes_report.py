@@ -19,7 +19,7 @@ Scores = dict[str, float]  # "epochs" and "seconds", and the test scores by thei
 
 @dataclass(frozen=True)
 class Score:
-    """A test score: its key in results.json, its name, how it is written, and whether more is better (None: neither)."""
+    """A test score: its key in results.json, its name, its format, and whether more is better (None: neither)."""
 
     key: str
     name: str
