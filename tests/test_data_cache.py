@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from PIL import Image
 from pictures import ALIGNED, NAMES, PHOTOS, SIZE, encoded, load, refusal, write_folder, write_zip
+from PIL import Image
 
 from common.data import faces as module
 

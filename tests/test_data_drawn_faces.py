@@ -60,7 +60,7 @@ def label(drawing, name):
 
 
 @pytest.mark.parametrize("size", [16, 32, 64, 128])
-def test_shapes_and_types(size):
+def test_every_size_has_its_shape_and_a_face_in_each_picture(size):
     count = BLOCK + 3
     drawing = draw_faces(count, size)
     assert drawing.images.shape == (count, size, size, 3) and drawing.images.dtype == np.uint8
@@ -84,9 +84,8 @@ def test_a_longer_draw_begins_with_a_shorter_one(count):
     assert all(np.array_equal(values, long.factors[name][:count]) for name, values in short.factors.items())
 
 
-def test_no_face_is_drawn_twice():
-    images = draw_faces(10 * BLOCK).images
-    assert len({image.tobytes() for image in images}) == len(images)
+def test_no_face_is_drawn_twice(drawing):
+    assert len({image.tobytes() for image in drawing.images}) == len(drawing.images)
 
 
 def test_the_names_are_celebas_and_every_label_occurs_both_ways(drawing):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import real_faces
-from PIL import Image
 from pictures import ALIGNED, NAMES, NUMBERS, PHOTOS, SIZE, drawn_pictures, encoded, load, write_folder, write_zip
+from PIL import Image
 from torchvision import datasets
 
 from common.data import faces as module
@@ -110,7 +110,8 @@ def test_every_layout_gives_the_same_faces(layout, tmp_path):
     assert faces.attributes.tolist() == [[label > 0 for label in LABELS[number]] for number in NUMBERS]
     assert faces.split.tolist() == [part_of(number) for number in NUMBERS]
     assert (faces.source, faces.drawn) == ("CelebA", False)
-    assert all(close(image, aligned_reference(data)) for image, data in zip(faces.images, ALIGNED.values(), strict=True))
+    for image, data in zip(faces.images, ALIGNED.values(), strict=True):
+        assert close(image, aligned_reference(data))
 
 
 def close(image, reference, levels=1):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -60,12 +60,12 @@ class Source(NamedTuple):
             lock = threading.Lock()  # zipfile counts its open entries without one
             for info in archive.infolist():
                 base = info.filename.rpartition("/")[2]
-                if not any(map(_is_hidden, info.filename.split("/"))):
-                    read = partial(_read_entry, archive, info, lock)
-                    if base in TABLE_FILES:
-                        tables[base] = read
-                    elif base.lower().endswith(SUFFIXES):
-                        pictures[info.filename] = read
+                if any(map(_is_hidden, info.filename.split("/"))):
+                    continue
+                if base in TABLE_FILES:
+                    tables[base] = partial(_read_entry, archive, info, lock)
+                elif base.lower().endswith(SUFFIXES):
+                    pictures[info.filename] = partial(_read_entry, archive, info, lock)
             yield pictures, tables
 
 
@@ -103,6 +103,8 @@ def read_table(tables: Readers, table: str) -> tuple[list[str], dict[str, np.nda
         return [], {}
     try:
         lines = [line for line in tables[where]().decode("utf-8-sig", "replace").splitlines() if line.strip()]
+        if len(lines) < 3:
+            raise ValueError("it holds hardly any rows")
         comma = "," if "," in lines[0] else None
         if comma:
             columns, lines = lines[0].split(",")[1:], lines[1:]
@@ -114,8 +116,8 @@ def read_table(tables: Readers, table: str) -> tuple[list[str], dict[str, np.nda
                 raise ValueError(f"{len(lines):,} rows, where its first line says {told:,}")
         load = partial(np.loadtxt, lines, delimiter=comma, quotechar='"', comments=None)
         values = load(dtype=np.int8, usecols=range(1, len(columns) + 1), ndmin=2)
-        if not values.size or not np.isin(values, TABLES[table]).all():
-            raise ValueError(f"its values are not all of {TABLES[table]}")
+        if not np.isin(values, TABLES[table]).all():
+            raise ValueError(f"not all of its values are in {TABLES[table]}")
         names = load(dtype=str, usecols=0, ndmin=1).tolist()
         return [column.strip() for column in columns], dict(zip(map(normal, names), values, strict=True))
     except Exception as error:  # the bytes may be anything, and so may an entry of a zip
@@ -125,12 +127,10 @@ def read_table(tables: Readers, table: str) -> tuple[list[str], dict[str, np.nda
 
 def join(names: list[str], rows: dict[str, np.ndarray]) -> list[np.ndarray | None]:
     """The row of each of the pictures' `names`, None for those that have none."""
-
-    def keys(name: str) -> tuple[str, ...]:
-        base = name.rpartition("/")[2]
-        return name, base, os.path.splitext(base)[0] + ".jpg"  # img_align_celeba_png has tables that say .jpg
-
-    return [next((rows[key] for key in keys(name) if key in rows), None) for name in names]
+    keys = [
+        (name, base := name.rpartition("/")[2], f"{base[:-4]}.jpg") for name in names
+    ]  # the tables of PNGs say .jpg
+    return [next((rows[key] for key in each if key in rows), None) for each in keys]
 
 
 def few(names: list[str]) -> str:
@@ -174,17 +174,17 @@ def _read_file(path: str) -> bytes:
     if not stat.S_ISREG(about.st_mode):
         raise ValueError("not a file")  # reading a pipe or a device would wait forever
     with open(path, "rb") as file:
-        return file.read(_allowed(about.st_size))
+        return _read(file, about.st_size)
 
 
 def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, lock: threading.Lock) -> bytes:
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError("neither stored nor deflated")  # zipfile inflates the other kinds without a bound
+    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("encrypted, or neither stored nor deflated")  # what zipfile would inflate without a bound
     with lock, archive.open(info) as file:
-        return file.read(_allowed(info.file_size))  # read() would inflate even what exceeds the declared size
+        return _read(file, info.file_size)
 
 
-def _allowed(size: int) -> int:
+def _read(file: BinaryIO, size: int) -> bytes:
     if size > MAX_FILE_BYTES:
         raise ValueError(f"{size:,} bytes, more than {MAX_FILE_BYTES:,}")
-    return size
+    return file.read(size)  # without the size, a zip would inflate even what exceeds what it declares

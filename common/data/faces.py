@@ -110,23 +110,20 @@ def load_faces(faces: str | None, data_dir: Path, size: int = 64) -> Faces:
         problem = "the first process has said why" if rank() else _download(celeba)
         if problem is None:
             return _load(celeba, data_dir, size)
-        _say(
+        print(
             f"CelebA is not in {celeba} and could not be downloaded: {problem}. To train on real faces, "
             "fetch img_align_celeba.zip, list_attr_celeba.txt and list_eval_partition.txt from "
             "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, or the archive of "
             "https://www.kaggle.com/datasets/jessicali9530/celeba-dataset, put what you fetched into "
             f"{celeba} as it is (nothing needs unpacking) and run again; or pass --faces PATH. "
-            f"This run continues with {sum(DRAWN_COUNTS):,} DRAWN faces."
+            f"This run continues with {sum(DRAWN_COUNTS):,} DRAWN faces.",
+            file=sys.stderr,
         )
     drawing = draw_faces(sum(DRAWN_COUNTS), size)
     images, attributes = torch.from_numpy(drawing.images), torch.from_numpy(drawing.attributes)
     split = torch.arange(3, dtype=torch.uint8).repeat_interleave(torch.tensor(DRAWN_COUNTS))
     names = [f"drawn_{index:06d}" for index in range(len(images))]
     return Faces(images.permute(0, 3, 1, 2), split, attributes, drawing.attribute_names, names, "drawn faces", True)
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 def _download(celeba: Path) -> str | None:
@@ -148,10 +145,10 @@ def _download(celeba: Path) -> str | None:
                         return done.stdout.strip() or f"{name} ended with code {done.returncode}"
                 for name in DOWNLOADS:
                     (new / name).replace(celeba / name)
+            except subprocess.TimeoutExpired:
+                return f"{name} was not there after {limit:,} seconds"
             finally:
                 shutil.rmtree(new, ignore_errors=True)
-    except subprocess.TimeoutExpired:
-        return f"{name} was not there after {limit:,} seconds"
     except OSError as error:
         return f"{celeba} cannot be written ({error.strerror or error})"
 
@@ -167,16 +164,9 @@ def _load(path: Path, data_dir: Path, size: int) -> Faces:
     label, digest = re.sub(r"[^\w-]+", "_", path.stem)[:40], hashlib.sha256(os.fsencode(path)).hexdigest()
     folder = data_dir / "faces" / f"{label}-{size}-{digest[:12]}"
     images, arrays = cache.load(folder, stamp, size, partial(_prepare, source, size))
-    attributes = torch.from_numpy(arrays["attributes"])
-    return Faces(
-        images=images.permute(0, 3, 1, 2),
-        split=torch.from_numpy(arrays["split"]),
-        attributes=attributes if attributes.numel() else None,
-        attribute_names=tuple(arrays["attribute_names"].tolist()),
-        names=arrays["names"].tolist(),
-        source=arrays["source"].item(),
-        drawn=False,
-    )
+    images, split, attributes = images.permute(0, 3, 1, 2), *map(torch.from_numpy, (arrays["split"], arrays["labels"]))
+    columns, names = tuple(arrays["columns"].tolist()), arrays["names"].tolist()
+    return Faces(images, split, attributes if columns else None, columns, names, arrays["source"].item(), False)
 
 
 def _prepare(source: archive.Source, size: int, file: BinaryIO) -> dict[str, np.ndarray]:
@@ -186,11 +176,10 @@ def _prepare(source: archive.Source, size: int, file: BinaryIO) -> dict[str, np.
         _, parts = archive.read_table(tables, "list_eval_partition")
         kept, broken = _decode_all(pictures, size, file)
     if broken:
-        problem = f"{source.path}: {len(broken):,} of {len(pictures):,} pictures cannot be read"
-        problem += f" ({archive.few(broken)})"
+        problem = f"{source.path}: {len(broken):,} of {len(pictures):,} pictures cannot be read ({archive.few(broken)})"
         if len(broken) > MAX_BROKEN * len(pictures):
             raise UserError(f"{problem}, more than {MAX_BROKEN:.0%}: replace or remove them")
-        _say(f"{problem}; they are skipped")
+        print(f"{problem}; they are skipped", file=sys.stderr)
     if len(kept) < 3:
         raise UserError(f"{source.path} holds {len(kept)} pictures: add some, it takes 3 to train, validate and test")
 
@@ -201,14 +190,12 @@ def _prepare(source: archive.Source, size: int, file: BinaryIO) -> dict[str, np.
     without = [name for name, row in zip(names, labels, strict=True) if row is None]
     if rows and without:
         problem = f"list_attr_celeba has no row for {len(without):,} of {len(names):,} pictures"
-        _say(f"{problem} ({archive.few(without)}): the run continues without labels")
-    return {
-        "names": np.array(names),
-        "split": _split(names, aligned, parts, source.path),
-        "attributes": np.zeros((len(names), 0), bool) if without else np.array(labels) > 0,
-        "attribute_names": np.array([] if without else columns, str),
-        "source": np.array("CelebA" if aligned.all() else archive.few([source.path.absolute().name])),
-    }
+        print(f"{problem} ({archive.few(without)}): the run continues without labels", file=sys.stderr)
+    labels, columns = (np.zeros(0, bool), []) if without else (np.array(labels) > 0, columns)
+    split = _split(names, aligned, parts, source.path)
+    title = "CelebA" if aligned.all() else archive.few([source.path.absolute().name])
+    arrays = {"names": names, "split": split, "labels": labels, "columns": np.array(columns, str), "source": title}
+    return {name: np.asarray(array) for name, array in arrays.items()}
 
 
 def _split(names: list[str], aligned: np.ndarray, parts: dict[str, np.ndarray], path: Path) -> np.ndarray:
@@ -225,7 +212,8 @@ def _split(names: list[str], aligned: np.ndarray, parts: dict[str, np.ndarray], 
         split[index] = split[index] if row is None else row[0]
     if len(np.unique(split)) == 3:
         return split
-    _say(f"{path}: its pictures leave a part of CelebA (train, valid, test) empty: they are split by name instead")
+    problem = f"{path}: its pictures leave a part of CelebA (train, valid, test) empty"
+    print(f"{problem}: they are split by name instead", file=sys.stderr)
     return by_hash
 
 
