@@ -127,9 +127,8 @@ def read_table(tables: Readers, table: str) -> tuple[list[str], dict[str, np.nda
 
 def join(names: list[str], rows: dict[str, np.ndarray]) -> list[np.ndarray | None]:
     """The row of each of the pictures' `names`, None for those that have none."""
-    keys = [
-        (name, base := name.rpartition("/")[2], f"{base[:-4]}.jpg") for name in names
-    ]  # the tables of PNGs say .jpg
+    # The last key is for img_align_celeba_png, whose tables say .jpg.
+    keys = [(name, base := name.rpartition("/")[2], f"{base[:-4]}.jpg") for name in names]
     return [next((rows[key] for key in each if key in rows), None) for each in keys]
 
 

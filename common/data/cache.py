@@ -1,6 +1,7 @@
 """A cache of prepared pictures: a folder that appears whole or not at all."""
 
 import math
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -48,11 +49,15 @@ def load(folder: Path, stamp: str, size: int, prepare: Callable[[BinaryIO], dict
             try:
                 with open(new / "pixels.uint8", "wb") as file:
                     arrays = prepare(file)
+                    file.flush()
+                    os.fsync(file.fileno())
                 np.savez(new / "arrays.npz", stamp=np.array(stamp), **arrays)
                 new.rename(folder)
             finally:
                 shutil.rmtree(new, ignore_errors=True)
-            return _opened(folder, stamp, size)
+            if cached := _opened(folder, stamp, size):
+                return cached
+            raise OSError("what was written cannot be read again")
     except OSError as error:
         raise UserError(
             f"the prepared faces cannot be written to {folder.parent} ({error.strerror or error}): make room for "

@@ -232,36 +232,35 @@ def _decode_all(pictures: archive.Readers, size: int, file: BinaryIO) -> tuple[d
             for start in range(0, len(queue), step):
                 names = queue[start : start + step]
                 chunks = [{name: pictures[name] for name in names[at : at + CHUNK]} for at in range(0, step, CHUNK)]
-                for decoded in pool.map(partial(_decode_chunk, size=size), chunks):
-                    kept |= {name: note for name, (pixels, note) in decoded.items() if pixels is not None}
-                    broken += [f"{name}: {note}" for name, (pixels, note) in decoded.items() if pixels is None]
-                    # One write per chunk: each gives the threads' lock away, and waits to get it back.
-                    file.write(b"".join(pixels.data for pixels, _ in decoded.values() if pixels is not None))
-                    bar.update(len(decoded))
+                for good, bad, pixels in pool.map(partial(_decode_chunk, size=size), chunks):
+                    kept.update(good)
+                    broken += bad
+                    file.write(pixels)
+                    bar.update(len(good) + len(bad))
         finally:
             pool.shutdown(cancel_futures=True)  # after Ctrl-C or on a full disk
             torch.set_num_threads(threads)
     return kept, broken
 
 
-def _decode_chunk(pictures: archive.Readers, size: int) -> dict[str, tuple[np.ndarray | None, bool | str]]:
-    """By name, the pixels of each picture and whether it is an aligned one, or None and why it is broken."""
-    decoded, crops = {}, {}
+def _decode_chunk(pictures: archive.Readers, size: int) -> tuple[dict[str, bool], list[str], bytes]:
+    """Which of the pictures are aligned, "name: reason" of the broken ones, and the pixels of the others."""
+    decoded, crops, broken = {}, {}, []
     for name, read in pictures.items():
         try:
             data = read()
             if (crop := _aligned_crop(data, name)) is not None:
                 crops[name] = crop
             decoded[name] = _decode(data, name, size) if crop is None else (None, True)
-        except UnidentifiedImageError:
-            decoded[name] = None, "not a picture"
         except Exception as error:  # on damaged bytes Pillow and zipfile raise nearly anything
-            decoded[name] = None, str(error) or type(error).__name__
+            reason = "not a picture" if isinstance(error, UnidentifiedImageError) else error
+            broken.append(f"{name}: {reason}" if str(reason) else f"{name}: {type(error).__name__}")
     if crops:  # all at once: one by one, the threads would pass their lock around for a third of the time
         together = torch.stack(list(crops.values())).permute(0, 3, 1, 2)
         resized = F.interpolate(together, (size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1).numpy()
         decoded |= {name: (face, True) for name, face in zip(crops, resized, strict=True)}
-    return decoded
+    pixels = b"".join(face.data for face, _ in decoded.values())
+    return {name: aligned for name, (_, aligned) in decoded.items()}, broken, pixels
 
 
 def _aligned_crop(data: bytes, name: str) -> Tensor | None:
