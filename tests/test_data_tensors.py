@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from common.data.tensors import add_noise, binarized, random_flip, select
+from common.data.tensors import add_noise, binarized, random_flip, select, shuffled_batches, stream_seed, to_float
 
 
 def test_flips_mirror_about_half_of_a_batch():
@@ -39,3 +39,26 @@ def test_binarized_pixels_are_white_as_often_as_they_are_bright_and_always_the_s
     assert set(binary.unique().tolist()) == {0, 255}
     assert (binary / 255).mean(dim=0).tolist() == pytest.approx([0, 0.2, 1], abs=0.02)
     assert torch.equal(binary, binarized(images, seed=1)) and not torch.equal(binary, binarized(images, seed=2))
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(10, 3), (12, 4), (1, 5), (5, 5)])
+def test_batches_visit_every_image_once_in_an_order_of_the_seed(count, batch_size):
+    def order(seed):
+        batches = list(shuffled_batches(count, batch_size, seed, torch.device("cpu")))
+        sizes = [len(batch) for batch in batches]
+        assert len(sizes) == -(-count // batch_size) and max(sizes) <= batch_size and max(sizes) - min(sizes) <= 1
+        return torch.cat(batches).tolist()
+
+    assert sorted(order(1)) == list(range(count))
+    assert order(1) == order(1)
+    if count > 5:
+        assert order(1) != order(2)
+
+
+def test_streams_of_random_numbers_differ():
+    seeds = {stream_seed(seed, name, epoch) for seed in range(5) for name in "ab" for epoch in range(5)}
+    assert len(seeds) == 50
+
+
+def test_grey_levels_are_brought_to_0_and_1():
+    assert to_float(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0, 0.2, 1])

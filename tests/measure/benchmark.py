@@ -195,7 +195,7 @@ def prepare_usual(folder: Path) -> float:
 def prepare_ours(folder: Path) -> float:
     with tempfile.TemporaryDirectory() as cache:
         began = time.perf_counter()
-        face_data.load_faces(str(folder), Path(cache), progress=False, echo=lambda line: None)
+        face_data.load_faces(str(folder), Path(cache))
         return time.perf_counter() - began
 
 
@@ -396,7 +396,7 @@ def measure(rows: list[str], device: torch.device, folder: Path) -> dict[str, di
                 functools.partial(our_seconds, case, images[:few], device, folder),
                 functools.partial(usual_seconds, case, usual_digits, workers["digits"], device),
             )
-        cached = face_data.load_faces(str(pictures), folder / "cache", progress=False, echo=lambda line: None).images
+        cached = face_data.load_faces(str(pictures), folder / "cache").images
         found[f"faces, an epoch of {FACES:,} after the first"] = ratios(
             functools.partial(our_seconds, FACE_VAE, cached.to(device), device, folder),
             functools.partial(usual_seconds, FACE_VAE, UsualFaces(pictures), workers["faces"], device),

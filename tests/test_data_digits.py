@@ -1,4 +1,4 @@
-"""Reading the digits, and drawing batches from them."""
+"""Reading the digits: whole, verified, and fetched or unpacked again where they are damaged."""
 
 import gzip
 import hashlib
@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torchvision import datasets
 
 from common.data import digits as data
-from common.data import tensors
 from common.errors import UserError
 
 
@@ -87,26 +86,3 @@ def test_the_committed_files_are_the_official_ones():
         content = (ROOT / "data/MNIST/raw" / name).read_bytes()
         assert hashlib.md5(content).hexdigest() == md5
         gzip.decompress(content)
-
-
-@pytest.mark.parametrize(("count", "batch_size"), [(10, 3), (12, 4), (1, 5), (5, 5)])
-def test_batches_visit_every_image_once_in_an_order_of_the_seed(count, batch_size):
-    def order(seed):
-        batches = list(tensors.shuffled_batches(count, batch_size, seed, torch.device("cpu")))
-        sizes = [len(batch) for batch in batches]
-        assert len(sizes) == -(-count // batch_size) and max(sizes) <= batch_size and max(sizes) - min(sizes) <= 1
-        return torch.cat(batches).tolist()
-
-    assert sorted(order(1)) == list(range(count))
-    assert order(1) == order(1)
-    if count > 5:
-        assert order(1) != order(2)
-
-
-def test_streams_of_random_numbers_differ():
-    seeds = {tensors.stream_seed(seed, name, epoch) for seed in range(5) for name in "ab" for epoch in range(5)}
-    assert len(seeds) == 50
-
-
-def test_grey_levels_are_brought_to_0_and_1():
-    assert tensors.to_float(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0, 0.2, 1])

@@ -1,0 +1,72 @@
+"""What the tests of faces share: small pictures, written as zips and folders, and what every load promises."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from common.data.drawn_faces import draw_faces
+from common.data.faces import Faces, load_faces
+from common.errors import UserError
+
+SIZE = 32
+
+
+def encoded(picture: Image.Image, kind: str = "JPEG", **options) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def drawn_pictures(count: int, size: tuple[int, int]) -> list[Image.Image]:
+    return [Image.fromarray(face).resize(size) for face in draw_faces(count, 64, seed=9).images]
+
+
+# File numbers of all three parts of CelebA, and JPEGs of its names and size.
+NUMBERS = [1, 2, 3, 17, 162_769, 162_770, 162_771, 170_000, 182_637, 182_638, 200_001, 202_599]
+NAMES = [f"{number:06d}.jpg" for number in NUMBERS]
+ALIGNED = {name: encoded(face, quality=90) for name, face in zip(NAMES, drawn_pictures(12, (178, 218)), strict=True)}
+# 150 pictures of one's own, of which one may be broken.
+PHOTOS = {f"{index:03d}.png": encoded(face, "PNG") for index, face in enumerate(drawn_pictures(150, (20, 24)))}
+
+
+def write_zip(path: Path, files: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def write_folder(path: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return path
+
+
+def load(path: Path | None, data_dir: Path, size: int = SIZE) -> Faces:
+    """The loaded faces, after checking what every result promises."""
+    faces = load_faces(path and str(path), data_dir, size)
+    count = len(faces.names)
+    assert faces.images.shape == (count, 3, size, size) and faces.images.dtype == torch.uint8
+    assert faces.images.is_contiguous(memory_format=torch.channels_last)
+    assert faces.split.shape == (count,) and set(faces.split.tolist()) == {0, 1, 2}
+    assert faces.names == sorted(faces.names) and len(set(faces.names)) == count
+    if faces.attributes is not None:
+        assert faces.attributes.shape == (count, len(faces.attribute_names))
+        assert faces.attributes.dtype == torch.bool
+    return faces
+
+
+def refusal(path: Path | None, data_dir: Path) -> str:
+    """The message with which `path` is refused: one line, and nothing of it left behind."""
+    with pytest.raises(UserError) as caught:
+        load(path, data_dir)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert not list(data_dir.glob("faces/*/")), "a refused source left a cache"
+    return message
