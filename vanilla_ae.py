@@ -44,7 +44,8 @@ class Waves(nn.Module):
         self.directions = nn.Parameter(torch.randn(FREQUENCIES, latent_dim) * (2 / latent_dim) ** 0.5)
 
     def forward(self, latent: Tensor) -> Tensor:
-        phase = latent @ self.directions.T
+        # A sum of products instead of a matrix product, which autocast would compute in bf16: phases exceed 16 radians.
+        phase = (latent[:, None] * self.directions).sum(dim=2)
         return torch.cat([phase.sin(), phase.cos()], dim=1)
 
 

