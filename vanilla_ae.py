@@ -70,7 +70,6 @@ class Autoencoder(nn.Module):
             *(nn.Linear(128, 128), nn.SiLU()),
             *(nn.Linear(128, 512), nn.SiLU()),
             nn.Linear(512, 784),
-            nn.Sigmoid(),
         )
 
     def encode(self, images: Tensor) -> Tensor:
@@ -79,7 +78,8 @@ class Autoencoder(nn.Module):
 
     def decode(self, latent: Tensor) -> Tensor:
         """Latent vectors (B, D) -> grey levels in [0, 1] (B, 1, 28, 28)."""
-        return self.decoder(latent).float().view(-1, 1, 28, 28)
+        # The sigmoid is computed in fp32: bf16 would round it to 1 where there is still something to learn.
+        return self.decoder(latent).float().sigmoid().view(-1, 1, 28, 28)
 
 
 def loss(model: Autoencoder, images: Tensor, noise: float = 0.0) -> dict[str, Tensor]:
