@@ -3,6 +3,7 @@
     python tests/measure/benchmark.py                        the table, in about five minutes on 2 cores
     python tests/measure/benchmark.py --rows steps precision    some of its rows
     python tests/measure/benchmark.py --json FILE            also as JSON
+    python tests/measure/benchmark.py --recipes digits20     well-known recipes beside ours, see recipes.py
     python tests/measure/benchmark.py --device cuda          on a GPU, where our step is also compiled
 
 Ours and the usual way alternate in one process, so that a machine whose speed drifts slows both; the ratio is the
@@ -40,7 +41,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from measure import recipes  # noqa: E402
 
 import vanilla_ae  # noqa: E402
 import vanilla_vae_celeba  # noqa: E402
@@ -460,7 +463,11 @@ def main() -> None:
     flags.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which rows (default: all)")
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     flags.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to compute")
+    flags.add_argument("--recipes", nargs="*", metavar="GROUP", help="instead, what recipes.py does with these groups")
     args = flags.parse_args()
+    if args.recipes is not None:
+        recipes.main([*args.recipes, "--device", args.device])
+        return
     began = time.perf_counter()
     device = choose_device(args.device)
     torch.set_flush_denormal(True)  # as the scripts do; both sides have the use of it
