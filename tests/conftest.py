@@ -87,6 +87,13 @@ def recorded(module, *names):
         yield calls
 
 
+class NoFigures:
+    """In the place of a script's figures, where a test is about its numbers."""
+
+    def __getattr__(self, name):
+        return lambda *_, **__: {}
+
+
 def real_faces():
     """The folder of real CelebA: data/celeba, or the one that the environment variable CELEBA names; None without."""
     folders = [ROOT / "data/celeba", *([Path(os.environ["CELEBA"])] if "CELEBA" in os.environ else [])]

@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, NoFigures
 from measure import claims
 
 from common.data import faces as celeba
@@ -29,6 +29,9 @@ def small(monkeypatch):
         lambda images, targets, epochs, *rest, **more: original(images, targets, 1, *rest, **more),
     )
     monkeypatch.setattr(claims.vanilla_vae_mnist, "LIKELIHOOD_SAMPLES", 1)
+    for script in (claims.vanilla_ae, claims.vanilla_vae_mnist):
+        monkeypatch.setattr(script, "DigitFigures", lambda *_, **__: NoFigures())
+        monkeypatch.setattr(script.digit_page, "write", lambda *_, **__: None)
 
 
 def test_the_claims_of_digits(small, tmp_path, capsys, digits, monkeypatch):

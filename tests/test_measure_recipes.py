@@ -6,7 +6,7 @@ from argparse import Namespace
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, NoFigures
 from measure import published, recipes, recipes_report
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
@@ -141,11 +141,6 @@ def small(monkeypatch, digits):
         monkeypatch.setattr(module, "DigitFigures", lambda *_, **__: NoFigures())
         monkeypatch.setattr(module.digit_page, "write", lambda *_, **__: None)
     return calls
-
-
-class NoFigures:
-    def __getattr__(self, name):
-        return lambda *_, **__: None
 
 
 def test_the_program_measures_prints_and_draws(small, tmp_path, capsys, monkeypatch):

@@ -98,6 +98,7 @@ def test_a_convolution_trains_alike_in_both_memory_layouts():
     [
         (vanilla_ae.Autoencoder(2), "encoder.3 encoder.5 encoder.7 decoder.3 decoder.5 decoder.7"),
         (vanilla_vae_mnist.VariationalAutoencoder(2), "encoder.3 encoder.5 encoder.7 decoder.4 decoder.6"),
+        (vanilla_vae_mnist.VariationalAutoencoder(20), "encoder.3 encoder.5 encoder.7 decoder.2 decoder.4 decoder.6"),
         (
             vanilla_vae_celeba.VariationalAutoencoder(128, 64),
             "encoder.3 encoder.6 encoder.10 decoder.0 decoder.4 decoder.8",
