@@ -6,7 +6,7 @@ const SMALLEST = 70;   // of the field's pixels: a smaller drawing isn't enlarge
 const FAINT = 8;       // of 255: less is what the eraser's soft edge left
 const PEN = 22, ERASER = 36;  // diameters, in the field's pixels
 const DRAWS = 6;       // of the drawing's Gaussian
-const TRAIL = 200;     // places of the drawing that the map keeps showing
+const TRAIL = 60;      // places of the drawing that the map keeps showing
 
 const ink = $("ink").getContext("2d", {willReadFrequently: true});
 // The drawing's mean, deviation and draws in latent coordinates, where it has been before, and the draws' noise.
@@ -102,10 +102,14 @@ function drawDrawing() {
 // The drawing on the map: its way there, and its point, or its Gaussian at one and two standard deviations.
 function drawMine(context) {
   const width = $("map").clientWidth, [x, y] = toPixels(mine.mean);
-  Object.assign(context, {strokeStyle: colour("mine"), fillStyle: colour("mine"), lineWidth: 1.5, globalAlpha: 0.6});
-  context.beginPath();
-  trail.forEach(step => context.lineTo(...toPixels(step)));
-  context.stroke();
+  Object.assign(context, {strokeStyle: colour("mine"), fillStyle: colour("mine"), lineWidth: 1.5});
+  for (let n = 1; n < trail.length; n++) {
+    context.globalAlpha = n / trail.length;  // it fades
+    context.beginPath();
+    context.moveTo(...toPixels(trail[n - 1]));
+    context.lineTo(...toPixels(trail[n]));
+    context.stroke();
+  }
   for (const sigma of content.prior ? [2, 1] : []) {
     context.beginPath();
     context.ellipse(x, y, ...mine.deviation.map(value => sigma * value / view.side * width), 0, 0, 2 * Math.PI);
@@ -115,13 +119,12 @@ function drawMine(context) {
     context.stroke();
   }
   context.globalAlpha = 1;
-  for (const place of [...mine.draws, mine.mean]) {
-    const radius = place === mine.mean ? 4.5 : 2;
-    context.fillStyle = colour("mine");
+  for (const place of content.prior ? mine.draws : [mine.mean]) {
+    const radius = content.prior ? 1.5 : 5;
+    ring(context, toPixels(place), radius + 0.5, colour("paper"), 1);
     context.beginPath();
     context.arc(...toPixels(place), radius, 0, 2 * Math.PI);
     context.fill();
-    ring(context, toPixels(place), radius, colour("paper"), 1);
   }
   write(context, "yours", [clamp(x, 24, width - 24), y < 40 ? y + 22 : y - 22], colour("mine"), "bold 15px");
 }
