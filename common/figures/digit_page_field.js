@@ -36,8 +36,10 @@ function drawnImage() {
   let scale = PICTURE / FIELD, across = 0, down = 0;  // from the field's pixels to the image's
   if (content.boxed) {
     scale = BOX / Math.max(right - left, bottom - top, SMALLEST);
-    const shift = (start, end, centre) => clamp(Math.ceil(PICTURE / 2 - (centre - start) * scale), 0,
-                                                Math.floor(PICTURE - (end - start) * scale)) - start * scale;
+    const shift = (start, end, centre) => {  // 1e-6: the products are not whole numbers to the last bit
+      const most = Math.floor(PICTURE - (end - start) * scale + 1e-6);
+      return clamp(Math.ceil(PICTURE / 2 - (centre - start) * scale - 1e-6), 0, most) - start * scale;
+    };
     [across, down] = [shift(left, right, massX / mass), shift(top, bottom, massY / mass)];
   }
   // A pixel of the field falls into one of the image's, or across the edges of up to four.
@@ -79,9 +81,10 @@ function negativeElbo(image, {mean, deviation}, logits) {
 // Encode what is drawn, decode that, and show both: what happens at every stroke.
 function drawDrawing() {
   const image = drawnImage(), blank = new Float32Array(PICTURE ** 2);
-  const tell = (id, value, digits, unit = "") => { $(id).textContent = mine ? value.toFixed(digits) + unit : "–"; };
-  $("hint").hidden = !!image;
+  const tell = (id, value, digits) => { $(id).textContent = mine ? value.toFixed(digits) : "–"; };
   mine = image && encode(image);
+  $("hint").hidden = !!mine;
+  $("near").disabled = !mine;
   if (mine) {
     trail = [...trail.slice(1 - TRAIL), mine.mean];
     reveal(mine.mean);
@@ -94,7 +97,7 @@ function drawDrawing() {
     const logits = mine ? mine.draws.map(place => run(decoder, place)) : [];
     const {recon, kl} = mine ? negativeElbo(image, mine, logits) : {};
     show($("draws"), mine ? logits.map(sigmoid) : Array(DRAWS).fill(blank));
-    for (const [id, nats] of Object.entries({recon, kl, elbo: recon + kl})) tell(id, nats, 1, " nats");
+    for (const [id, nats] of Object.entries({recon, kl, elbo: recon + kl})) tell(id, nats, 1);
   }
   drawMarks();
 }
@@ -113,7 +116,7 @@ function drawMine(context) {
   for (const sigma of content.prior ? [2, 1] : []) {
     context.beginPath();
     context.ellipse(x, y, ...mine.deviation.map(value => sigma * value / view.side * width), 0, 0, 2 * Math.PI);
-    context.globalAlpha = 0.25;
+    context.globalAlpha = 0.3;
     context.fill();
     context.globalAlpha = 1;
     context.stroke();
@@ -197,6 +200,10 @@ function listenToField(field) {
     else if (event.key === "Delete" || event.key === "Backspace") empty();
     else return;
     event.preventDefault();
+  };
+  $("near").onclick = () => {
+    const side = Math.min(20 * Math.max(...mine.deviation, area.side / 200), area.side);
+    look(mine.mean[0] - side / 2, mine.mean[1] - side / 2, side);
   };
   $("eraser").onclick = change;
   $("clear").onclick = empty;
