@@ -129,7 +129,8 @@ function drawMine(context) {
     context.arc(...toPixels(place), radius, 0, 2 * Math.PI);
     context.fill();
   }
-  write(context, "yours", [clamp(x, 24, width - 24), y < 40 ? y + 22 : y - 22], colour("mine"), "bold 15px");
+  const above = 16 + Math.min(80, 2 * (mine.deviation[1] ?? 0) / view.side * width);
+  write(context, "yours", [clamp(x, 24, width - 24), y > above + 10 ? y - above : y + above], colour("mine"), "bold 15px");
 }
 
 // ---- What a reader can do in the field ------------------------------------------------------------------------
