@@ -3,14 +3,13 @@
 import base64
 import gzip
 import json
-import shutil
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from selenium import webdriver
+from browser import Page, offline_chromium
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from selenium.webdriver.common.by import By
@@ -48,8 +47,9 @@ def models(digits):
         models["vae"].decoder[-1].weight.mul_(4)
         for model in models.values():
             last, codes = model.encoder[-1], model.encoder(to_float(digits[1].images[:1000]))[:, :2]
-            last.weight[:2] *= 1.5 / codes.std()
-            last.bias[:2] -= model.encoder(to_float(digits[1].images[:1000]))[:, :2].mean(dim=0)
+            factor = 2 / codes.std(dim=0)
+            last.weight[:2] *= factor[:, None]
+            last.bias[:2].sub_(codes.mean(dim=0)).mul_(factor)
     return models
 
 
@@ -145,111 +145,27 @@ def test_a_collapsed_model_has_a_page(small):
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """A headless Chromium that is offline."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-quic",
-        "no-first-run",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-        "host-resolver-rules=MAP * ~NOTFOUND",
-        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(f"--{flag}")
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    browser.execute_cdp_cmd("Network.enable", {})
-    offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
-    browser.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
+def chromium(tmp_path_factory):
+    browser = offline_chromium(tmp_path_factory.mktemp("profile"))
     yield browser
     browser.quit()
 
 
-class Page:
-    """A page that is open in the browser, and what a person sees and does there."""
-
-    def __init__(self, browser, path, width=1280, height=1000, dark=False):
-        self.browser = browser
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-        browser.get(path.as_uri())
-        error = browser.execute_async_script("ready.then(() => arguments[0](), error => arguments[0](`${error}`))")
-        assert error is None
-        self.settle()
-
-    def run(self, script: str, *arguments):
-        return self.browser.execute_script(script, *arguments)
-
-    def settle(self) -> None:
-        """Wait until what is due is drawn."""
-        self.browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(() => arguments[0]()))")
-
-    def find(self, name: str):
-        return self.browser.find_element(By.ID, name)
-
-    def text(self, name: str) -> str:
-        return self.find(name).text
-
-    def decode(self, places: torch.Tensor) -> torch.Tensor:
-        """What the page decodes at places (N, 2): grey levels (N, 784)."""
-        levels = "return arguments[0].map(place => Array.from(decode(place), grey => Math.round(grey * 1e4)))"
-        return torch.tensor(self.run(levels, places.tolist())) / 1e4
-
-    def shown(self, name: str) -> torch.Tensor:
-        """The grey levels (H, W) on a canvas of images."""
-        script = """const canvas = document.getElementById(arguments[0]), {width, height} = canvas;
-            const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);
-            return [height, width, Array.from({length: width * height}, (_, pixel) => data[4 * pixel + 3])];"""
-        height, width, opacity = self.run(script, name)
-        return torch.tensor(opacity).view(height, width) / 255
-
-    def on_map(self, place) -> ActionChains:
-        """The mouse, moved to a place in the latent plane."""
-        x, y = self.run("return toPixels(arguments[0])", torch.as_tensor(place).tolist())
-        half = self.find("marks").size["width"] / 2
-        return ActionChains(self.browser, 0).move_to_element_with_offset(self.find("marks"), x - half, y - half)
-
-    def place(self) -> torch.Tensor:
-        return torch.tensor(self.run("return place"))
-
-    def press(self, *keys: str, where="marks") -> None:
-        self.find(where).send_keys(*keys)
-        self.settle()
-
-    def draw(self, *places: tuple[float, float]) -> None:
-        """A stroke of the mouse through places in the field, as shares of its sides."""
-        half, mouse = self.find("ink").size["width"] / 2, ActionChains(self.browser, 0)
-        for number, (x, y) in enumerate(places):
-            mouse.move_to_element_with_offset(self.find("ink"), (2 * x - 1) * half, (2 * y - 1) * half)
-            if not number:
-                mouse.click_and_hold()
-        mouse.release().perform()
-        self.settle()
+@pytest.fixture
+def browser(chromium):
+    """The browser, in which no page may report an error."""
+    yield chromium
+    assert not [entry for entry in chromium.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 @pytest.fixture
-def ae(browser, pages):
-    page = Page(browser, pages["ae"][0])
-    yield page
-    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+def ae(browser, pages) -> Page:
+    return Page(browser, pages["ae"][0])
 
 
 @pytest.fixture
-def vae(browser, pages):
-    page = Page(browser, pages["vae"][0])
-    yield page
-    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+def vae(browser, pages) -> Page:
+    return Page(browser, pages["vae"][0])
 
 
 def test_it_opens_from_disk_and_loads_nothing_else(ae):
@@ -262,7 +178,7 @@ def test_it_opens_from_disk_and_loads_nothing_else(ae):
 def test_it_encodes_and_decodes_what_pytorch_does(browser, pages, models, digits, name):
     path, _, decode = pages[name]
     page, area = Page(browser, path), content(path)["area"]
-    share = torch.rand(1000, 2, generator=torch.Generator().manual_seed(1))
+    share = torch.rand(300, 2, generator=torch.Generator().manual_seed(1))
     places = torch.tensor([area["left"], area["bottom"]]) + area["side"] * share
     error = (page.decode(places) - decode(places).flatten(1)).abs().mean(dim=1)
     assert error.max() <= BOUND
@@ -417,8 +333,7 @@ def test_one_finger_explores_two_zoom(browser, pages):
     assert page.shown("ink").max() == 1 and page.run("return scrollY") == top
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [390, 760])
+@pytest.mark.parametrize(("width", "dark"), [(390, True), (760, False)])
 def test_it_fits_a_narrow_window_in_light_and_dark(browser, pages, width, dark):
     page = Page(browser, pages["vae"][0], width=width, height=844, dark=dark)
     page.find("sample").click()
@@ -468,15 +383,13 @@ def test_a_drawing_is_brought_to_the_form_of_mnist(ae):
 def test_a_drawing_is_placed_and_decoded_and_its_elbo_is_that_of_the_script(vae, models, monkeypatch):
     vae.draw(*SEVEN)
     image = torch.tensor(vae.run("return Array.from(drawnImage())")).view(1, 1, 28, 28)
-    noise, draws, mean, deviation = map(
-        torch.tensor, vae.run("return [noise, mine.draws, mine.mean, mine.deviation]")
-    )
+    noise, draws, mean, deviation = map(torch.tensor, vae.run("return [noise, mine.draws, mine.mean, mine.deviation]"))
     monkeypatch.setattr(vanilla_vae_mnist, "reparameterize", lambda mean, log: mean + noise * (log / 2).exp())
     with torch.no_grad():
         exact, log_variance = models["vae"].encode(image)
         terms = vanilla_vae_mnist.loss(models["vae"], image.expand(6, -1, -1, -1))
         rebuilt, decoded = (models["vae"].decode(codes).sigmoid()[:, 0] for codes in (exact, draws))
-    torch.testing.assert_close(mean, exact[0], atol=0.01, rtol=0)
+    torch.testing.assert_close(mean, exact[0], atol=0.05, rtol=0)
     torch.testing.assert_close(deviation, (log_variance[0] / 2).exp(), rtol=0.01, atol=0)
     torch.testing.assert_close(draws, mean + noise * deviation)
     for name, term in (("recon", "recon"), ("kl", "kl"), ("elbo", "neg_elbo")):
@@ -490,11 +403,11 @@ def test_a_drawing_is_placed_and_decoded_and_its_elbo_is_that_of_the_script(vae,
 def test_the_map_shows_where_the_drawing_is(request, name):
     page = request.getfixturevalue(name)
     page.draw((0.5, 0.2), (0.5, 0.8))
-    page.run("trail = [mine.mean]; ends = []; place = [area.left, area.bottom]")
+    page.run("classes.forEach(({label}) => hidden.add(label)); trail = ends = []; place = [area.left, area.bottom]")
     page.find("near").click()
     page.settle()
     x, y = page.run("return toPixels(mine.mean)")
-    radii = page.run("return mine.deviation.map(value => value / view.side * $('map').clientWidth)") or [2.5, 2.5]
+    radii = page.run("return mine.deviation.map(value => value / view.side * $('map').clientWidth)") or [2.6, 2.6]
     marks = page.shown("marks")
     for across, down in ((1, 0), (-1, 0), (0, 1)):  # above is its name
         at = [marks[round(y + n * down * radii[1]), round(x + n * across * radii[0])] for n in (0, 1.9, 2.6)]
@@ -532,15 +445,14 @@ def test_the_keyboard_draws(ae):
 @pytest.mark.parametrize("name", ["ae", "vae"])
 def test_drawing_updates_thirty_times_per_second(request, name):
     script = """const done = arguments[0], times = [], {left, top, width} = $("ink").getBoundingClientRect();
-        const send = (type, share) => $("ink").dispatchEvent(new PointerEvent(type, {pointerId: 1, buttons: 1,
-            clientX: left + width * (0.5 + 0.3 * Math.cos(share)), clientY: top + width * (0.5 + 0.4 * Math.sin(share))}));
-        $("ink").setPointerCapture = () => {};
+        const send = (type, angle) => $("ink").dispatchEvent(new PointerEvent(type, {pointerId: 1, clientX:
+            left + width * (0.5 + 0.3 * Math.cos(angle)), clientY: top + width * (0.5 + 0.4 * Math.sin(angle))}));
+        $("ink").setPointerCapture = () => {};  // no such pointer is down
         send("pointerdown", 0);
-        const before = mine;
         requestAnimationFrame(function step(time) {
             if (times.at(-1)?.mine !== mine) times.push({time, mine});
-            if (times.length > 60) return done(60000 / (time - times[0].time));
-            send("pointermove", times.length / 10);
+            if (times.length > 40) return done(40000 / (time - times[0].time));
+            send("pointermove", times.length / 8);
             requestAnimationFrame(step);
         });"""
     assert request.getfixturevalue(name).browser.execute_async_script(script) >= 30

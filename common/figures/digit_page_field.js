@@ -186,7 +186,10 @@ function listenToField(field) {
   };
   field.onpointermove = event => {
     if (drawing === undefined) moveTip(here(event));
-    else if (drawing === event.pointerId) (event.getCoalescedEvents?.() ?? [event]).forEach(each => stroke(here(each)));
+    else if (drawing === event.pointerId) {
+      for (const between of event.getCoalescedEvents?.() ?? []) stroke(here(between));
+      stroke(here(event));
+    }
   };
   field.onpointerup = field.onpointercancel = event => { if (drawing === event.pointerId) drawing = undefined; };
   field.oncontextmenu = event => event.preventDefault();
