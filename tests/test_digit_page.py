@@ -3,18 +3,19 @@
 import base64
 import gzip
 import json
-import shutil
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from selenium import webdriver
+from browser import Page, offline_chromium
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from torch import nn
+from torch.nn import functional as F
 
 import vanilla_ae
 import vanilla_vae_mnist
@@ -36,17 +37,25 @@ def clusters(labels: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def pages(digits, tmp_path_factory):
-    """Both models' pages of the 10,000 test digits: {"ae", "vae"} -> path, codes, decoder.
-
-    The models are not trained, but sharpened: like a trained one's, their images change from black to white.
-    """
+def models(digits):
+    """Both models, not trained, but sharpened: like a trained one's, codes spread and images are black and white."""
     torch.manual_seed(0)
     models = {"ae": vanilla_ae.Autoencoder(2), "vae": vanilla_vae_mnist.VariationalAutoencoder(2)}
     with torch.no_grad():
         models["ae"].decoder[0].directions.mul_(0.5)  # training smooths what is random at first
         models["ae"].decoder[-2].weight.mul_(4)
         models["vae"].decoder[-1].weight.mul_(4)
+        for model in models.values():
+            last, codes = model.encoder[-1], model.encoder(to_float(digits[1].images[:1000]))[:, :2]
+            factor = 2 / codes.std(dim=0)
+            last.weight[:2] *= factor[:, None]
+            last.bias[:2].sub_(codes.mean(dim=0)).mul_(factor)
+    return models
+
+
+@pytest.fixture(scope="module")
+def pages(digits, models, tmp_path_factory):
+    """Both models' pages of the 10,000 test digits: {"ae", "vae"} -> path, codes, decoder."""
     folder, test = tmp_path_factory.mktemp("pages"), digits[1]
     latent = clusters(test.labels)
     written = {}
@@ -67,19 +76,13 @@ def unpack(text: str, kind: str) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(gzip.decompress(base64.b64decode(text)), kind).astype(np.float32))
 
 
-def few(digits) -> tuple[Digits, torch.Tensor]:
-    test = digits[1]
-    small = Digits(test.images[:200], test.labels[:200], test.classes)
-    return small, clusters(small.labels)
-
-
 # ---- The file -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["ae", "vae"])
-def test_the_page_holds_the_test_digits_in_two_megabytes(pages, digits, name):
+def test_the_page_holds_the_test_digits_in_three_megabytes(pages, digits, name):
     path, latent, _ = pages[name]
-    assert path.stat().st_size <= 2_000_000
+    assert path.stat().st_size <= 3_000_000
     page, test = content(path), digits[1]
     area = page["area"]
     corner = torch.tensor([area["left"], area["bottom"]])
@@ -88,151 +91,81 @@ def test_the_page_holds_the_test_digits_in_two_megabytes(pages, digits, name):
     assert (unpack(page["labels"], "u1") == test.labels).all()
     assert [each["name"] for each in page["classes"]] == list(test.classes)
     originals = page["originals"]
-    images = unpack(originals["images"], "u1").view(-1, 1, 28, 28) / (originals["levels"] - 1)
+    pairs = unpack(originals["images"], "u1")
+    images = torch.stack([pairs // 16, pairs % 16], dim=1).view(-1, 1, 28, 28) / (originals["levels"] - 1)
     assert originals["levels"] >= 8 and (images - to_float(test.images)).abs().max() < 0.1
     low, high = points.amin(dim=0), points.amax(dim=0)
     assert (corner < low).all() and (corner + area["side"] > high).all()
 
 
 @pytest.fixture
-def small_decoder() -> torch.nn.Module:
+def small(digits, tmp_path) -> dict:
+    """The arguments of a small page."""
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.SiLU(), torch.nn.Linear(8, 784))
+    test = Digits(digits[1].images[:200], digits[1].labels[:200], digits[1].classes)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.SiLU(), nn.Linear(8, 2))
+    decoder = nn.Sequential(nn.Linear(2, 8), nn.SiLU(), nn.Linear(8, 784))
+    page = {"path": tmp_path / "page.html", "digits": test, "latent": clusters(test.labels)}
+    return page | {"encoder": encoder, "decoder": decoder, "title": TITLE, "prior": False}
 
 
-def test_originals_that_pack_badly_are_coarser(digits, tmp_path, monkeypatch, small_decoder):
-    monkeypatch.setattr(digit_page, "LIMIT", 100_000)
-    test, latent = few(digits)
-    noise = torch.randint(256, test.images.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    digit_page.write(
-        tmp_path / "page.html", replace(test, images=noise), latent, None, small_decoder, TITLE, prior=False
-    )
-    assert (tmp_path / "page.html").stat().st_size <= 100_000
-    originals = content(tmp_path / "page.html")["originals"]
-    assert (originals["size"], originals["levels"]) != digit_page.ORIGINALS[0]
+def test_originals_that_pack_badly_are_coarser(small, monkeypatch):
+    monkeypatch.setattr(digit_page, "LIMIT", 120_000)
+    images = small["digits"].images
+    noise = torch.randint(256, images.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    digit_page.write(**small | {"digits": replace(small["digits"], images=noise)})
+    assert small["path"].stat().st_size <= 120_000
+    page = content(small["path"])
+    assert (page["originals"]["size"], page["originals"]["levels"]) != digit_page.ORIGINALS[0]
+    assert not page["boxed"]  # as in MNIST
 
 
-@pytest.mark.parametrize(("bound", "limit"), [(1e-7, 2_000_000), (0.015, 1000)])
-def test_no_page_where_none_would_be_true_or_small(digits, tmp_path, capsys, monkeypatch, small_decoder, bound, limit):
-    monkeypatch.setattr(digit_page, "BOUND", bound)  # 8 bits a weight are too few for the first
-    monkeypatch.setattr(digit_page, "LIMIT", limit)
-    path = tmp_path / "page.html"
-    path.write_text("a page of another model")
-    digit_page.write(path, *few(digits), None, small_decoder, TITLE, prior=False)
-    assert not path.exists() and "warning: no " in capsys.readouterr().err
+@pytest.mark.parametrize(("name", "value"), [("BOUND", 1e-7), ("CODE_BOUND", 1e-7), ("LIMIT", 1000)])
+def test_no_page_where_none_would_be_true_or_small(small, capsys, monkeypatch, name, value):
+    monkeypatch.setattr(digit_page, name, value)  # rounded weights are too coarse for the first two
+    small["path"].write_text("a page of another model")
+    digit_page.write(**small)
+    assert not small["path"].exists() and "warning: no " in capsys.readouterr().err
 
 
-def test_no_page_of_a_layer_that_the_page_does_not_know(digits, tmp_path, capsys, small_decoder):
-    small_decoder[1] = torch.nn.GELU()
-    digit_page.write(tmp_path / "page.html", *few(digits), None, small_decoder, TITLE, prior=False)
-    assert not (tmp_path / "page.html").exists() and "warning: no " in capsys.readouterr().err
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_no_page_of_a_layer_that_the_page_does_not_know(small, capsys, name):
+    small[name][-2] = nn.GELU()
+    digit_page.write(**small)
+    assert not small["path"].exists() and "warning: no " in capsys.readouterr().err
 
 
-def test_a_collapsed_model_has_a_page(digits, tmp_path, small_decoder):
-    test, latent = few(digits)
-    digit_page.write(tmp_path / "page.html", test, torch.zeros_like(latent), None, small_decoder, TITLE, prior=False)
-    assert content(tmp_path / "page.html")["area"] == {"left": -0.5, "bottom": -0.5, "side": 1.0}
+def test_a_collapsed_model_has_a_page(small):
+    small["encoder"][-1].weight.data.zero_()
+    digit_page.write(**small | {"latent": torch.zeros(200, 2)})
+    assert content(small["path"])["area"] == {"left": -0.5, "bottom": -0.5, "side": 1.0}
 
 
 # ---- In a browser ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """A headless Chromium that is offline."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-quic",
-        "no-first-run",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-        "host-resolver-rules=MAP * ~NOTFOUND",
-        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(f"--{flag}")
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    browser.execute_cdp_cmd("Network.enable", {})
-    offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
-    browser.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
+def chromium(tmp_path_factory):
+    browser = offline_chromium(tmp_path_factory.mktemp("profile"))
     yield browser
     browser.quit()
 
 
-class Page:
-    """A page that is open in the browser, and what a person sees and does there."""
-
-    def __init__(self, browser, path, width=1280, height=1000, dark=False):
-        self.browser = browser
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-        browser.get(path.as_uri())
-        error = browser.execute_async_script("ready.then(() => arguments[0](), error => arguments[0](`${error}`))")
-        assert error is None
-        self.settle()
-
-    def run(self, script: str, *arguments):
-        return self.browser.execute_script(script, *arguments)
-
-    def settle(self) -> None:
-        """Wait until what is due is drawn."""
-        self.browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(() => arguments[0]()))")
-
-    def find(self, name: str):
-        return self.browser.find_element(By.ID, name)
-
-    def text(self, name: str) -> str:
-        return self.find(name).text
-
-    def decode(self, places: torch.Tensor) -> torch.Tensor:
-        """What the page decodes at places (N, 2): grey levels (N, 784)."""
-        levels = "return arguments[0].map(place => Array.from(decode(place), grey => Math.round(grey * 1e4)))"
-        return torch.tensor(self.run(levels, places.tolist())) / 1e4
-
-    def shown(self, name: str) -> torch.Tensor:
-        """The grey levels (H, W) on a canvas of images."""
-        script = """const canvas = document.getElementById(arguments[0]), {width, height} = canvas;
-            const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);
-            return [height, width, Array.from({length: width * height}, (_, pixel) => data[4 * pixel + 3])];"""
-        height, width, opacity = self.run(script, name)
-        return torch.tensor(opacity).view(height, width) / 255
-
-    def on_map(self, place) -> ActionChains:
-        """The mouse, moved to a place in the latent plane."""
-        x, y = self.run("return toPixels(arguments[0])", torch.as_tensor(place).tolist())
-        half = self.find("marks").size["width"] / 2
-        return ActionChains(self.browser, 0).move_to_element_with_offset(self.find("marks"), x - half, y - half)
-
-    def place(self) -> torch.Tensor:
-        return torch.tensor(self.run("return place"))
-
-    def press(self, *keys: str) -> None:
-        self.find("marks").send_keys(*keys)
-        self.settle()
+@pytest.fixture
+def browser(chromium):
+    """The browser, in which no page may report an error."""
+    yield chromium
+    assert not [entry for entry in chromium.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 @pytest.fixture
-def ae(browser, pages):
-    page = Page(browser, pages["ae"][0])
-    yield page
-    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+def ae(browser, pages) -> Page:
+    return Page(browser, pages["ae"][0])
 
 
 @pytest.fixture
-def vae(browser, pages):
-    page = Page(browser, pages["vae"][0])
-    yield page
-    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+def vae(browser, pages) -> Page:
+    return Page(browser, pages["vae"][0])
 
 
 def test_it_opens_from_disk_and_loads_nothing_else(ae):
@@ -242,30 +175,38 @@ def test_it_opens_from_disk_and_loads_nothing_else(ae):
 
 
 @pytest.mark.parametrize("name", ["ae", "vae"])
-def test_it_decodes_what_pytorch_decodes(browser, pages, name):
+def test_it_encodes_and_decodes_what_pytorch_does(browser, pages, models, digits, name):
     path, _, decode = pages[name]
-    page = Page(browser, path)
-    area = content(path)["area"]
-    share = torch.rand(1000, 2, generator=torch.Generator().manual_seed(1))
+    page, area = Page(browser, path), content(path)["area"]
+    share = torch.rand(300, 2, generator=torch.Generator().manual_seed(1))
     places = torch.tensor([area["left"], area["bottom"]]) + area["side"] * share
     error = (page.decode(places) - decode(places).flatten(1)).abs().mean(dim=1)
     assert error.max() <= BOUND
-    page.on_map(places[0]).perform()
-    page.settle()
-    shown = decode(page.place()[None])[0, 0]
-    assert (page.shown("decoded") - shown).abs().mean() <= BOUND
+
+    images = digits[1].images[:1000]
+    script = """return arguments[0].map(levels => encode(levels.map(level => level / 255)))
+        .map(({mean, deviation}) => [...mean, ...deviation]);"""
+    codes = torch.tensor(page.run(script, images.flatten(1).tolist()))
+    with torch.no_grad():
+        mean, *log_variance = models[name].encoder(to_float(images)).split(2, dim=1)
+    assert mean.std() > 1 and (codes[:, :2] - mean).norm(dim=1).max() <= 0.01 * area["side"]
+    for expected in log_variance:
+        torch.testing.assert_close(codes[:, 2:], (expected / 2).exp(), rtol=0.01, atol=0)
 
 
-def test_a_dot_shows_its_original_and_its_class(ae, digits, pages):
+def test_a_dot_shows_its_original_and_its_class_and_a_click_loads_it(ae, digits, pages):
     images, labels, latent = to_float(digits[1].images)[:, 0], digits[1].labels, pages["ae"][1]
-    alone = torch.cdist(latent, latent).topk(2, largest=False).values[:, 1].argmax()
-    ae.on_map(latent[alone]).perform()
-    ae.settle()
-    assert ae.text("caption") == f"test image {alone + 1}, class {labels[alone]}"
-    assert (ae.shown("original") - images[alone]).abs().max() < 0.1
+    for alone in torch.cdist(latent, latent).topk(2, largest=False).values[:, 1].topk(3).indices:
+        ae.on_map(latent[alone]).click().perform()
+        ae.settle()
+        assert ae.text("caption") == f"test image {alone + 1}, class {labels[alone]}"
+        for name in ("original", "seen"):  # a digit comes through the field as it was
+            assert (ae.shown(name) - images[alone]).abs().max() < 0.1
     ae.on_map([0, 0]).perform()
     ae.settle()
     assert ae.text("caption") == "no test image here" and ae.shown("original").max() == 0
+    shown = ae.shown("decoded")
+    assert (shown - pages["ae"][2](ae.place()[None])[0, 0]).abs().mean() <= BOUND
 
 
 def test_the_legend_switches_a_class_off_and_on(ae, digits, pages):
@@ -383,15 +324,22 @@ def test_one_finger_explores_two_zoom(browser, pages):
     touch("End")
     assert len(page.run("return ends")) == 1
 
+    page.run("$('field').scrollIntoView()")
+    top, field = page.run("return scrollY"), page.run("return $('ink').getBoundingClientRect()")
+    map_ = {"x": field["x"], "y": field["y"]}
+    touch("Start", (60, 30))
+    touch("Move", (60, 130))
+    touch("End")
+    assert page.shown("ink").max() == 1 and page.run("return scrollY") == top
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [390, 760])
+
+@pytest.mark.parametrize(("width", "dark"), [(390, True), (760, False)])
 def test_it_fits_a_narrow_window_in_light_and_dark(browser, pages, width, dark):
     page = Page(browser, pages["vae"][0], width=width, height=844, dark=dark)
     page.find("sample").click()
     page.settle()
     assert page.run("return document.documentElement.scrollWidth") <= width
-    for name in ("map", "decoded", "original", "strip", "walk", "samples", "legend"):
+    for name in ("map", "decoded", "strip", "samples", "legend", "field", "seen", "scores", "draws", "eraser"):
         rect = page.find(name).rect
         assert rect["x"] >= 0 and rect["x"] + rect["width"] <= width and rect["height"] >= 16, name
     assert page.find("map").size["width"] >= min(350, width / 2)
@@ -403,3 +351,108 @@ def test_it_fits_a_narrow_window_in_light_and_dark(browser, pages, width, dark):
     page.find("marks").click()
     page.press(Keys.ENTER)
     assert page.shown("strip").max() > 0.5
+
+
+# ---- The field to draw in -------------------------------------------------------------------------------------
+
+SEVEN = ((0.1, 0.2), (0.5, 0.2), (0.4, 0.5), (0.3, 0.85))
+
+
+def test_a_drawing_is_brought_to_the_form_of_mnist(ae):
+    ae.draw(*SEVEN)
+    image, drawn = ae.shown("seen"), ae.shown("ink")
+    rows, columns = (image.amax(dim=axis).nonzero().flatten() for axis in (1, 0))
+    height, width = (int(places[-1] - places[0]) + 1 for places in (rows, columns))
+    assert height == 20 and 8 < width < 20
+    middle = torch.arange(28) + 0.5
+    for axis in (0, 1):
+        assert abs((image.sum(dim=axis) * middle).sum() / image.sum() - 14) <= 1
+    assert ((image > 0.1) & (image < 0.9)).sum() > 20  # grey edges
+
+    inked = (drawn > 0).nonzero()
+    (top, left), (bottom, right) = inked.amin(dim=0), inked.amax(dim=0) + 1
+    square = F.pad(drawn[top:bottom, left:right], (0, int(bottom - top) - int(right - left)))
+    fitted = F.interpolate(square[None, None], size=20, mode="area")[0, 0]
+    found = image[rows[0] : rows[0] + 20, columns[0] : columns[0] + 20]
+    assert (found - fitted[:, : found.shape[1]]).abs().mean() < 0.02
+
+    whole = torch.tensor(ae.run("content.boxed = false; return Array.from(drawnImage())")).view(28, 28)
+    torch.testing.assert_close(whole, F.avg_pool2d(drawn[None], 10)[0], atol=1e-5, rtol=0)
+
+
+def test_a_drawing_is_placed_and_decoded_and_its_elbo_is_that_of_the_script(vae, models, monkeypatch):
+    vae.draw(*SEVEN)
+    image = torch.tensor(vae.run("return Array.from(drawnImage())")).view(1, 1, 28, 28)
+    noise, draws, mean, deviation = map(torch.tensor, vae.run("return [noise, mine.draws, mine.mean, mine.deviation]"))
+    monkeypatch.setattr(vanilla_vae_mnist, "reparameterize", lambda mean, log: mean + noise * (log / 2).exp())
+    with torch.no_grad():
+        exact, log_variance = models["vae"].encode(image)
+        terms = vanilla_vae_mnist.loss(models["vae"], image.expand(6, -1, -1, -1))
+        rebuilt, decoded = (models["vae"].decode(codes).sigmoid()[:, 0] for codes in (exact, draws))
+    torch.testing.assert_close(mean, exact[0], atol=0.05, rtol=0)
+    torch.testing.assert_close(deviation, (log_variance[0] / 2).exp(), rtol=0.01, atol=0)
+    torch.testing.assert_close(draws, mean + noise * deviation)
+    for name, term in (("recon", "recon"), ("kl", "kl"), ("elbo", "neg_elbo")):
+        assert float(vae.text(name)) == pytest.approx(terms[term].mean().item(), rel=0.01, abs=0.06)
+    assert float(vae.text("error")) == pytest.approx((rebuilt - image[0]).square().mean().item(), rel=0.02)
+    assert (vae.shown("rebuilt") - rebuilt[0]).abs().mean() <= BOUND
+    assert (torch.stack(vae.shown("draws").split(28, dim=1)) - decoded).abs().mean(dim=(1, 2)).max() <= BOUND
+
+
+@pytest.mark.parametrize("name", ["ae", "vae"])
+def test_the_map_shows_where_the_drawing_is(request, name):
+    page = request.getfixturevalue(name)
+    page.draw((0.5, 0.2), (0.5, 0.8))
+    page.run("classes.forEach(({label}) => hidden.add(label)); trail = ends = []; place = [area.left, area.bottom]")
+    page.find("near").click()
+    page.settle()
+    x, y = page.run("return toPixels(mine.mean)")
+    radii = page.run("return mine.deviation.map(value => value / view.side * $('map').clientWidth)") or [2.6, 2.6]
+    marks = page.shown("marks")
+    for across, down in ((1, 0), (-1, 0), (0, 1)):  # above is its name
+        at = [marks[round(y + n * down * radii[1]), round(x + n * across * radii[0])] for n in (0, 1.9, 2.6)]
+        assert at[0] > 0 and at[1] > 0 and at[2] == 0
+
+
+def test_the_eraser_rubs_out_and_a_button_clears(ae):
+    ae.draw((0.2, 0.5), (0.8, 0.5))
+    start, ink = ae.run("return mine.mean"), ae.shown("ink")
+    ae.find("eraser").click()
+    assert ae.find("eraser").get_attribute("aria-pressed") == "true"
+    ae.draw((0.5, 0.5), (0.9, 0.5))
+    left = ae.shown("ink")
+    assert (left[:, :110] == ink[:, :110]).all() and left[:, 140:].max() == 0 and ae.run("return mine.mean") != start
+    ae.find("eraser").click()
+    ae.draw((0.6, 0.5), (0.8, 0.5))
+    assert ae.shown("ink")[:, 170:220].max() == 1
+    ae.find("clear").click()
+    ae.settle()
+    assert ae.shown("ink").max() == 0 and ae.run("return mine") is None and ae.text("error") == "–"
+    assert ae.find("hint").is_displayed()
+
+
+def test_the_keyboard_draws(ae):
+    ae.press(Keys.ARROW_LEFT, Keys.SPACE, *[Keys.ARROW_UP] * 6, Keys.SPACE, *[Keys.ARROW_LEFT] * 6, where="ink")
+    ink = (ae.shown("ink") > 0.5).nonzero()
+    assert ink.amin(dim=0).tolist() == pytest.approx([69, 119], abs=1)
+    assert ink.amax(dim=0).tolist() == pytest.approx([151, 141], abs=1)
+    ae.press("e", Keys.SPACE, *[Keys.ARROW_RIGHT] * 12, where="ink")
+    assert (ae.shown("ink") > 0.5).sum() < 0.7 * len(ink)
+    ae.press(Keys.DELETE, where="ink")
+    assert ae.shown("ink").max() == 0
+
+
+@pytest.mark.parametrize("name", ["ae", "vae"])
+def test_drawing_updates_thirty_times_per_second(request, name):
+    script = """const done = arguments[0], times = [], {left, top, width} = $("ink").getBoundingClientRect();
+        const send = (type, angle) => $("ink").dispatchEvent(new PointerEvent(type, {pointerId: 1, clientX:
+            left + width * (0.5 + 0.3 * Math.cos(angle)), clientY: top + width * (0.5 + 0.4 * Math.sin(angle))}));
+        $("ink").setPointerCapture = () => {};  // no such pointer is down
+        send("pointerdown", 0);
+        requestAnimationFrame(function step(time) {
+            if (times.at(-1)?.mine !== mine) times.push({time, mine});
+            if (times.length > 40) return done(40000 / (time - times[0].time));
+            send("pointermove", times.length / 8);
+            requestAnimationFrame(step);
+        });"""
+    assert request.getfixturevalue(name).browser.execute_async_script(script) >= 30

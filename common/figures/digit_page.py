@@ -1,6 +1,7 @@
 """A page to explore a two-dimensional latent space in a browser: one HTML file that needs no server and no network.
 
-The page holds the decoder's layers, their weights rounded to 8 bits, and computes them itself.
+The page holds the encoder and the decoder, their weights rounded to 8 bits, and computes them itself: it places on the
+map whatever a reader draws.
 """
 
 import base64
@@ -17,14 +18,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.data.digits import Digits
+from common.data.tensors import to_float
 from common.figures import maps
 from common.files import write_atomically
 
 TEMPLATE = Path(__file__).with_suffix(".html")
-LIMIT = 2_000_000  # bytes of the page
+PARTS = {"style": "digit_page.css", "script": "digit_page.js", "field": "digit_page_field.js"}
+LIMIT = 3_000_000  # bytes of the page
+CODE_BOUND = 0.01  # on the distance of the page's code from the encoder's, as a share of the map's width
 BOUND = 0.015  # on the mean absolute error of the page's image at a point, in grey levels of [0, 1]
-CHECKS = 5000  # random points where the bound is checked; between them the error may be a little larger
-ORIGINALS = ((28, 16), (28, 8), (28, 4), (14, 16), (14, 4))  # pixels a side, grey levels; the first that fits
+CHECKS = 2000  # random points and test images where the bounds are checked; elsewhere errors may be a little larger
+ENCODER_BITS = 12  # a weight; between two classes, 8 bits would move a digit by up to 5% of the map
+DECODER_BITS = 8
+ORIGINALS = ((28, 16), (28, 12), (28, 8), (28, 4), (14, 16), (14, 4))  # pixels a side, grey levels; the first that fits
+BOX = 20  # pixels a side of the box that MNIST's makers fitted a digit into
 MARGIN = 0.04  # around the codes, as a share of their range
 PRIOR_RANGE = 4.0  # with a prior, at least -4..4 is shown: of 10,000 samples, one lies outside
 
@@ -34,13 +41,14 @@ def write(
 ) -> None:
     """Write the page to `path`, atomically, at most `LIMIT` bytes.
 
-    `latent` (N, 2) are the codes of `digits`; `decoder` maps codes (B, 2) to logits (B, 784), by linear layers,
-    SiLU, and layers with `directions` (F, 2), which are sines and cosines of the codes along them.
-    `prior` adds what belongs to N(0, I): its circles of one and two standard deviations, and samples.
+    `latent` (N, 2) are the codes of `digits`; `encoder` maps grey levels (B, 1, 28, 28) to codes (B, 2), or to the
+    mean and the log-variance of a Gaussian over them (B, 4) with `prior`; `decoder` maps codes to logits (B, 784).
+    `prior` also adds what belongs to N(0, I): its circles of one and two standard deviations, and samples.
 
     What the page shows at a point of its area is within a mean absolute error of 0.02 grey levels of what the
-    decoder gives in fp32. Where 8 bits a weight are too few for that or too many for the limit, or a layer
-    is of another kind, no page is written, with a warning on stderr. Raises UserError where `path` can't be written.
+    decoder gives in fp32, and its codes are within 1% of the area's side. Where 8 bits a weight are too few for that
+    or too many for the limit, or a layer is of a kind that the page doesn't know, no page is written, with a warning
+    on stderr. Raises UserError where `path` can't be written.
     """
     if latent.shape[1] != 2:
         path.unlink(missing_ok=True)  # it would show another model
@@ -48,11 +56,12 @@ def write(
         return
     if isinstance(decoder[-1], nn.Sigmoid):
         decoder = decoder[:-1]
-    page = _page(digits, latent, decoder, title, prior)
+    page = _page(digits, latent, encoder, decoder, title, prior)
     if page is None:
         path.unlink(missing_ok=True)  # it would show another model
         print(
-            f"warning: no {path}: the decoder's layers don't fit into {LIMIT / 1e6:.0f} MB with an error below {BOUND}",
+            f"warning: no {path}: the model's layers don't fit into {LIMIT / 1e6:.0f} MB with an error below {BOUND} "
+            f"grey levels and {CODE_BOUND:.0%} of the map",
             file=sys.stderr,
         )
     else:
@@ -61,14 +70,21 @@ def write(
 
 
 @torch.no_grad()
-def _page(digits: Digits, latent: Tensor, decoder: nn.Module, title: str, prior: bool) -> bytes | None:
-    """The page, or None where none keeps both the bound and the limit."""
+def _page(
+    digits: Digits, latent: Tensor, encoder: nn.Module, decoder: nn.Module, title: str, prior: bool
+) -> bytes | None:
+    """The page, or None where none keeps both the bounds and the limit."""
     low, side = _area(latent, prior)
-    if (found := _layers(decoder)) is None:
+    if (encoding := _layers(encoder, ENCODER_BITS)) is None or (decoding := _layers(decoder, DECODER_BITS)) is None:
         return None
-    layers, rounded = found
-    places = low + side * torch.rand(CHECKS, 2, generator=torch.Generator().manual_seed(0))
-    shown, expected = (network(places).sigmoid() for network in (rounded, copy.deepcopy(decoder).cpu()))
+    generator = torch.Generator().manual_seed(0)
+    chosen = digits.images[torch.randperm(len(digits.images), generator=generator)[:CHECKS]]
+    codes, exact = (network(to_float(chosen))[:, :2] for network in (encoding[1], copy.deepcopy(encoder).cpu()))
+    places = low + side * torch.rand(CHECKS, 2, generator=generator)
+    shown, expected = (network(places).sigmoid() for network in (decoding[1], copy.deepcopy(decoder).cpu()))
+    # Neither comparison holds where a number is NaN.
+    if not (codes - exact).norm(dim=1).max() <= CODE_BOUND * side:
+        return None
     if not (shown - expected).abs().mean(dim=1).max() <= BOUND:
         return None
     present = digits.labels.unique().tolist()
@@ -77,6 +93,7 @@ def _page(digits: Digits, latent: Tensor, decoder: nn.Module, title: str, prior:
     content = {
         "title": title,
         "prior": prior,
+        "boxed": _boxed(chosen),
         "area": {"left": low[0].item(), "bottom": low[1].item(), "side": side},
         "classes": [
             {
@@ -89,13 +106,12 @@ def _page(digits: Digits, latent: Tensor, decoder: nn.Module, title: str, prior:
         ],
         "points": _pack(((latent - low) / side * 65535).round(), "<u2"),
         "labels": _pack(digits.labels, "u1"),
-        "decoder": layers,
+        "encoder": encoding[0],
+        "decoder": decoding[0],
     }
-    for size, levels in ORIGINALS:
-        page = _render(content | {"originals": _originals(digits.images, size, levels)})
-        if len(page) <= LIMIT:
-            return page
-    return None
+    room = LIMIT - len(_render(content | {"originals": {"size": 28, "levels": 16, "images": ""}}))
+    originals = _originals(digits.images, room)
+    return _render(content | {"originals": originals}) if originals else None
 
 
 def _area(latent: Tensor, prior: bool) -> tuple[Tensor, float]:
@@ -107,45 +123,81 @@ def _area(latent: Tensor, prior: bool) -> tuple[Tensor, float]:
     return (low + high - side) / 2, side
 
 
-def _layers(decoder: nn.Module) -> tuple[list[dict], nn.Module] | None:
-    """The layers of `decoder` in their order, for the page, and the network that the page computes.
+def _layers(network: nn.Module, bits: int) -> tuple[list[dict], nn.Module] | None:
+    """The layers of `network` in their order, for the page, and the network that the page computes.
 
-    None where there is a layer that the page doesn't know.
+    Weights are rounded to 8 or 12 `bits`, each row of them in a unit of its own. None where there is a layer that the
+    page doesn't know.
     """
 
     def listed(values: Tensor) -> list:
         return [float(f"{value:.6g}") for value in values.flatten().tolist()]
 
-    rounded = copy.deepcopy(decoder).cpu()
+    rounded = copy.deepcopy(network).cpu()
     layers = []
     for layer in rounded.modules():
         if isinstance(layer, nn.Linear):
-            unit = layer.weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / 127
+            unit = layer.weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / (2 ** (bits - 1) - 1)
             whole = (layer.weight / unit).round()
             layer.weight.copy_(whole * unit)
-            weights = {"weight": _pack(whole, "i1"), "unit": listed(unit), "bias": listed(layer.bias)}
+            high = (whole / 2 ** (bits - 8)).floor()
+            weights = {"weight": _pack(high, "i1"), "unit": listed(unit), "bias": listed(layer.bias)}
+            if bits > 8:  # apart from the first 8 bits, which compress better alone
+                weights["fine"] = _pack_nibbles((whole - 16 * high).numpy())
             layers.append({"kind": "linear", **weights})
+        elif isinstance(layer, nn.LayerNorm):
+            values = {"eps": layer.eps, "weight": listed(layer.weight), "bias": listed(layer.bias)}
+            layers.append({"kind": "layernorm", **values})
         elif isinstance(layer, nn.SiLU):
             layers.append({"kind": "silu"})
         elif hasattr(layer, "directions"):
             layers.append({"kind": "waves", "directions": layer.directions.tolist()})
-        elif not any(layer.children()):
+        elif not (any(layer.children()) or isinstance(layer, nn.Flatten)):
             return None
     return layers, rounded
 
 
-def _originals(images: Tensor, size: int, levels: int) -> dict:
-    """Images (N, 1, 28, 28) uint8 at `size` pixels a side in that many grey levels."""
-    small = F.adaptive_avg_pool2d(images.float() / 255, size)
-    return {"size": size, "levels": levels, "images": _pack((small * (levels - 1)).round(), "u1")}
+def _boxed(images: Tensor) -> bool:
+    """Whether all images (N, 1, 28, 28) are like MNIST's, which fit into a box of `BOX` pixels a side."""
+    places = torch.arange(images.shape[-1])
+    return all(
+        ((ink * places).amax(dim=1) - ink.int().argmax(dim=1)).max() < BOX
+        for ink in (images.amax(dim=2)[:, 0] > 0, images.amax(dim=3)[:, 0] > 0)
+    )
+
+
+def _originals(images: Tensor, room: int) -> dict | None:
+    """Images (N, 1, 28, 28) uint8 with the most pixels and grey levels that fit into `room` bytes, or None."""
+    few = images[:: len(images) // 500 + 1]  # tells without the time that packing all of them takes
+    for size, levels in ORIGINALS:
+        if len(_pack_images(few, size, levels)) * len(images) / len(few) > 1.05 * room:
+            continue
+        packed = _pack_images(images, size, levels)
+        if len(packed) <= room:
+            return {"size": size, "levels": levels, "images": packed}
+    return None
+
+
+def _pack_images(images: Tensor, size: int, levels: int) -> str:
+    if size < images.shape[-1]:
+        images = F.adaptive_avg_pool2d(images.float(), size).round().byte()
+    return _pack_nibbles((np.arange(256) * (levels - 1) / 255).round().astype(np.uint8)[images.numpy()])
+
+
+def _pack_nibbles(values: np.ndarray) -> str:
+    """An even count of whole numbers below 16, two in a byte."""
+    first, second = values.reshape(-1, 2).T.astype(np.uint8)
+    return _pack(torch.from_numpy(16 * first + second), "u1")
 
 
 def _pack(values: Tensor, kind: str) -> str:
     """Whole numbers as numpy's `kind`, compressed, in base64."""
-    return base64.b64encode(gzip.compress(values.numpy().astype(kind).tobytes(), mtime=0)).decode()
+    return base64.b64encode(gzip.compress(values.numpy().astype(kind).tobytes(), 5, mtime=0)).decode()
 
 
 def _render(content: dict) -> bytes:
+    page = TEMPLATE.read_text(encoding="utf-8")
+    for name, file in PARTS.items():
+        page = page.replace(f"{{{{{name}}}}}", TEMPLATE.with_name(file).read_text(encoding="utf-8"))
     # No title or class name can end the script element that holds the JSON.
-    text = json.dumps(content).replace("<", "\\u003c")
-    return TEMPLATE.read_text(encoding="utf-8").replace("{{content}}", text).encode()
+    return page.replace("{{content}}", json.dumps(content).replace("<", "\\u003c")).encode()

@@ -1,0 +1,371 @@
+"use strict";
+
+const PICTURE = 28;    // pixels a side of a decoded image
+const STEPS = 12;      // images in a row, of the strip and of the samples
+const SAMPLES = 24;
+const WALK = 5000;     // milliseconds from one end of the line to the other
+const REACH = 12;      // pixels from the place to a test image that is shown with it
+const STRAY = 4;       // pixels that a click may move
+const CLOSEST = 0.01;  // the smallest part of the area that zooming shows
+
+const $ = id => document.getElementById(id);
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+const content = JSON.parse($("content").textContent);
+const {area, classes} = content;
+
+const view = {...area};    // the part of the area that the map shows: left, bottom, side
+const hidden = new Set();  // labels of the classes that are switched off
+let points, labels, originals, encoder, decoder;
+// In latent coordinates: the place that is decoded, the ends of the line, the random samples.
+let place = classes[0].place, ends = classes.slice(0, 2).map(({place}) => place), samples = [];
+// ---- The data -------------------------------------------------------------------------------------------------
+
+async function unpack(text, Values) {
+  const bytes = Uint8Array.from(atob(text), character => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Values(await new Response(stream).arrayBuffer());
+}
+
+async function unpackNibbles(text) {  // two in a byte
+  const bytes = await unpack(text, Uint8Array);
+  return Uint8Array.from({length: 2 * bytes.length}, (_, n) => n % 2 ? bytes[n >> 1] & 15 : bytes[n >> 1] >> 4);
+}
+
+async function load() {
+  const shares = await unpack(content.points, Uint16Array);
+  points = Float32Array.from(shares, (share, n) => (n % 2 ? area.bottom : area.left) + share / 65535 * area.side);
+  labels = await unpack(content.labels, Uint8Array);
+  originals = {...content.originals, images: await unpackNibbles(content.originals.images)};
+
+  ({encoder, decoder} = content);
+  for (const layer of [...encoder, ...decoder].filter(({kind}) => kind === "linear")) {
+    layer.weight = await unpack(layer.weight, Int8Array);
+    if (!layer.fine) continue;
+    const fine = await unpackNibbles(layer.fine);
+    layer.weight = Int16Array.from(layer.weight, (high, n) => 16 * high + fine[n]);
+  }
+}
+
+const compute = {
+  linear(inputs, {weight, unit, bias}) {
+    return Float32Array.from(bias, (offset, row) => {
+      let sum = 0;
+      for (let n = 0, at = row * inputs.length; n < inputs.length; n++) sum += inputs[n] * weight[at + n];
+      return offset + unit[row] * sum;
+    });
+  },
+  layernorm(inputs, {eps, weight, bias}) {
+    const mean = inputs.reduce((sum, value) => sum + value, 0) / inputs.length;
+    const variance = inputs.reduce((sum, value) => sum + (value - mean) ** 2, 0) / inputs.length;
+    return inputs.map((value, n) => (value - mean) / Math.sqrt(variance + eps) * weight[n] + bias[n]);
+  },
+  silu: inputs => inputs.map(value => value / (1 + Math.exp(-value))),
+  waves([x, y], {directions}) {
+    const phases = directions.map(([across, up]) => across * x + up * y);
+    return Float32Array.from([...phases.map(Math.sin), ...phases.map(Math.cos)]);
+  },
+};
+
+const run = (layers, values) =>
+  layers.reduce((values, layer) => compute[layer.kind](values, layer), Float32Array.from(values));
+const sigmoid = logits => logits.map(logit => 1 / (1 + Math.exp(-logit)));
+
+// The grey levels in [0, 1] of the image at a place.
+const decode = place => sigmoid(run(decoder, place));
+
+// A test image's grey levels in [0, 1], `originals.size` pixels a side.
+function original(n) {
+  const {size, levels, images} = originals;
+  return Float32Array.from(images.subarray(n * size ** 2, (n + 1) * size ** 2), level => level / (levels - 1));
+}
+
+// The visible test image nearest to the place, or -1 where none is within reach.
+function nearest() {
+  let found = -1, least = (REACH * view.side / $("map").clientWidth) ** 2;
+  for (let n = 0; n < labels.length; n++) {
+    const distance = (points[2 * n] - place[0]) ** 2 + (points[2 * n + 1] - place[1]) ** 2;
+    if (distance < least && !hidden.has(labels[n])) [found, least] = [n, distance];
+  }
+  return found;
+}
+
+const onLine = share => ends[0].map((start, axis) => start + share * (ends[1][axis] - start));
+
+function normal() {  // two draws of N(0, 1): Box & Muller 1958
+  const radius = Math.sqrt(-2 * Math.log(1 - Math.random())), angle = 2 * Math.PI * Math.random();
+  return [radius * Math.cos(angle), radius * Math.sin(angle)];
+}
+
+// ---- Drawing --------------------------------------------------------------------------------------------------
+
+const due = new Set();
+function later(...tasks) {  // each once, before the next frame
+  if (!due.size) requestAnimationFrame(() => { const now = [...due]; due.clear(); now.forEach(task => task()); });
+  tasks.forEach(task => due.add(task));
+}
+
+// Images of grey levels in [0, 1], as black of that opacity, in rows.
+function show(canvas, images, size = PICTURE) {
+  const columns = Math.min(images.length, STEPS);
+  canvas.width = size * columns;
+  canvas.height = size * Math.ceil(images.length / columns);
+  const context = canvas.getContext("2d"), pixels = context.createImageData(size, size);
+  images.forEach((image, n) => {
+    image.forEach((grey, pixel) => { pixels.data[4 * pixel + 3] = Math.round(255 * grey); });
+    context.putImageData(pixels, size * (n % columns), size * Math.floor(n / columns));
+  });
+}
+
+const colour = name => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`);
+
+// An empty map to draw on, in CSS pixels.
+function clear(canvas) {
+  const context = canvas.getContext("2d");
+  canvas.width = canvas.height = canvas.clientWidth * devicePixelRatio;
+  context.scale(devicePixelRatio, devicePixelRatio);
+  return context;
+}
+
+const toPixels = ([x, y]) => [(x - view.left) / view.side * $("map").clientWidth,
+                              (1 - (y - view.bottom) / view.side) * $("map").clientWidth];
+
+function write(context, text, [x, y], style, font, align = "center") {
+  Object.assign(context, {font: `${font} system-ui, sans-serif`, textAlign: align, textBaseline: "middle",
+                          lineJoin: "round", lineWidth: 4, strokeStyle: colour("paper"), fillStyle: style});
+  context.strokeText(text, x, y);
+  context.fillText(text, x, y);
+}
+
+function ring(context, [x, y], radius, style, width) {
+  Object.assign(context, {strokeStyle: style, lineWidth: width});
+  context.beginPath();
+  context.arc(x, y, radius, 0, 2 * Math.PI);
+  context.stroke();
+}
+
+function drawMap() {
+  const context = clear($("points")), width = $("map").clientWidth;
+  const rough = view.side / 6, power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map(factor => factor * power).find(step => step >= rough);
+  const digits = Math.max(0, -Math.floor(Math.log10(step)));
+  for (const axis of [0, 1]) {
+    const low = axis ? view.bottom : view.left, align = axis ? "left" : "center";
+    for (let n = Math.ceil(low / step); n * step < low + view.side; n++) {
+      const at = toPixels([n * step, n * step])[axis];
+      context.fillStyle = colour("edge");
+      context.fillRect(...(axis ? [0, at, width, 0.5] : [at, 0, 0.5, width]));
+      const text = (n * step).toFixed(digits).replace("-", "−");
+      if (at < 40 || at > width - 40) continue;
+      write(context, text, axis ? [6, at] : [at, width - 10], colour("faint"), "12px", align);
+    }
+  }
+
+  const radius = 2 * (area.side / view.side) ** 0.35;
+  const colours = new Map(classes.map(({label, colour}) => [label, colour]));
+  context.globalAlpha = 0.75;
+  for (let n = 0; n < labels.length; n++) {
+    if (hidden.has(labels[n])) continue;
+    context.fillStyle = colours.get(labels[n]);
+    context.beginPath();
+    context.arc(...toPixels([points[2 * n], points[2 * n + 1]]), radius, 0, 2 * Math.PI);
+    context.fill();
+  }
+  context.globalAlpha = 1;
+
+  for (const sigma of content.prior ? [1, 2] : []) {
+    context.setLineDash([5, 4]);
+    ring(context, toPixels([0, 0]), sigma / view.side * width, colour("ink"), 1.2);
+    context.setLineDash([]);
+    write(context, `${sigma}σ`, toPixels([0, sigma]), colour("ink"), "13px");
+  }
+  write(context, "latent dimension 1", [width - 8, width - 28], colour("faint"), "12px", "right");
+  write(context, "latent dimension 2", [8, 14], colour("faint"), "12px", "left");
+}
+
+function drawMarks() {
+  const context = clear($("marks"));
+  for (const [x, y] of samples.map(toPixels)) {
+    context.fillStyle = colour("paper");
+    context.fillRect(x - 5, y - 5, 10, 10);
+    context.fillStyle = colour("ink");
+    context.fillRect(x - 3.5, y - 3.5, 7, 7);
+  }
+  for (const [style, width] of [[colour("paper"), 6], [colour("ink"), 2.5]]) {
+    Object.assign(context, {strokeStyle: style, lineWidth: width});
+    context.beginPath();
+    [...ends, ...(ends.length === 1 ? [place] : [])].forEach(end => context.lineTo(...toPixels(end)));
+    context.stroke();
+    for (const end of ends) ring(context, toPixels(end), 4, style, width);
+    ring(context, toPixels(place), 10, style, width);
+  }
+  for (const {label, name, place} of classes)
+    if (!hidden.has(label)) write(context, name, toPixels(place), colour("ink"), "bold 18px");
+  if (mine) drawMine(context);
+}
+
+function drawPlace() {
+  show($("decoded"), [decode(place)]);
+  $("place").textContent = `decoded at (${place.map(value => value.toFixed(2).replace("-", "−")).join(", ")})`;
+  const found = nearest(), {size} = originals;
+  show($("original"), [found < 0 ? new Float32Array(size ** 2) : original(found)], size);
+  $("caption").textContent = found < 0 ? "no test image here"
+    : `test image ${found + 1}, class ${classes.find(({label}) => label === labels[found]).name}`;
+}
+
+function drawLine() {
+  const whole = ends.length === 2, shares = Array.from({length: STEPS}, (_, step) => step / (STEPS - 1));
+  show($("strip"), shares.map(share => whole ? decode(onLine(share)) : new Float32Array(PICTURE ** 2)));
+  $("line").textContent = whole ? "decoded along the line" : "click where the line ends";
+  $("play").disabled = $("walk").disabled = !whole;
+}
+
+// ---- What a reader can do -------------------------------------------------------------------------------------
+
+function look(left, bottom, side) {
+  view.side = side;
+  view.left = clamp(left, area.left, area.left + area.side - side);
+  view.bottom = clamp(bottom, area.bottom, area.bottom + area.side - side);
+  later(drawMap, drawMarks);
+}
+
+function moveTo([x, y]) {
+  place = [clamp(x, area.left, area.left + area.side), clamp(y, area.bottom, area.bottom + area.side)];
+  reveal(place);
+  later(drawPlace, drawMarks);
+}
+
+function reveal([x, y]) {
+  const left = clamp(view.left, x - view.side, x), bottom = clamp(view.bottom, y - view.side, y);
+  if (left !== view.left || bottom !== view.bottom) look(left, bottom, view.side);
+}
+
+function click() {
+  pause();
+  ends = ends.length === 1 ? [ends[0], place] : [place];
+  $("walk").value = ends.length - 1;  // where the place is now
+  later(drawLine, drawMarks);
+  if (nearest() >= 0) take(nearest());
+}
+
+// Bring what is at one pixel of the map to another, and zoom by a factor there.
+function drag(from, to, factor = 1) {
+  const width = $("map").clientWidth, side = clamp(view.side * factor, area.side * CLOSEST, area.side);
+  const x = view.left + from.x / width * view.side, y = view.bottom + (1 - from.y / width) * view.side;
+  look(x - to.x / width * side, y - (1 - to.y / width) * side, side);
+}
+
+function zoom(factor) {  // around the place
+  const [x, y] = toPixels(place);
+  drag({x, y}, {x, y}, factor);
+}
+
+let playing, start;
+function play(time) {
+  start ??= time - $("walk").value % 1 * WALK;  // at the end: from the start again
+  $("walk").value = (time - start) / WALK;
+  moveTo(onLine($("walk").value));
+  if ($("walk").value < 1) playing = requestAnimationFrame(play);
+  else pause();
+}
+
+function pause() {
+  cancelAnimationFrame(playing);
+  playing = start = undefined;
+  $("play").textContent = "Play";
+}
+
+function listenToPointers(map) {
+  const pressed = new Map();  // pointer -> where it is
+  let strayed, first;         // is this more than a click? where did it begin?
+  const here = ({clientX, clientY}) => {
+    const {left, top} = map.getBoundingClientRect();
+    return {x: clientX - left, y: clientY - top};
+  };
+  const follow = ({x, y}) => {
+    pause();
+    moveTo([view.left + x / map.clientWidth * view.side, view.bottom + (1 - y / map.clientWidth) * view.side]);
+  };
+  map.onpointerdown = event => {
+    map.setPointerCapture(event.pointerId);
+    pressed.set(event.pointerId, here(event));
+    strayed = pressed.size > 1;
+    first = here(event);
+    if (!strayed) follow(first);
+  };
+  map.onpointermove = event => {
+    const before = pressed.get(event.pointerId), now = here(event);
+    if (!before) return follow(now);
+    pressed.set(event.pointerId, now);
+    strayed ||= Math.hypot(now.x - first.x, now.y - first.y) > STRAY;
+    if (pressed.size > 1) {
+      const [, other] = [...pressed].find(([pointer]) => pointer !== event.pointerId);
+      const middle = ({x, y}) => ({x: (x + other.x) / 2, y: (y + other.y) / 2});
+      const distance = ({x, y}) => Math.hypot(x - other.x, y - other.y) + 1;
+      drag(middle(before), middle(now), distance(before) / distance(now));
+    } else if (event.pointerType === "touch") follow(now);
+    else if (strayed) drag(before, now);
+  };
+  map.onpointerup = event => {
+    if (pressed.delete(event.pointerId) && !pressed.size && !strayed) click();
+  };
+  map.onpointercancel = event => pressed.delete(event.pointerId);
+  map.addEventListener("wheel", event => {
+    event.preventDefault();
+    // A trackpad's pinch comes as a wheel with Ctrl, in smaller steps.
+    drag(here(event), here(event), Math.exp(event.deltaY * (event.ctrlKey ? 0.01 : 0.0015)));
+  }, {passive: false});
+}
+
+const ARROWS = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1]};
+
+function listenToKeys(map) {
+  const nearer = () => zoom(0.8), farther = () => zoom(1.25), whole = () => zoom(Infinity);
+  const others = {"+": nearer, "=": nearer, "-": farther, 0: whole, Enter: click};
+  map.onkeydown = event => {
+    if (event.ctrlKey || event.metaKey || event.altKey || !(event.key in ARROWS || event.key in others)) return;
+    event.preventDefault();
+    if (event.key in others) return others[event.key]();
+    pause();
+    const step = view.side / (event.shiftKey ? 400 : 50);
+    moveTo(place.map((value, axis) => value + step * ARROWS[event.key][axis]));
+  };
+}
+
+function fillLegend() {
+  for (const {label, name, colour} of classes) {
+    const box = Object.assign(document.createElement("input"), {type: "checkbox", checked: true});
+    const dot = document.createElement("i"), row = document.createElement("label");
+    dot.style.background = colour;
+    row.append(box, dot, name);
+    $("legend").append(row);
+    box.onchange = () => { hidden[box.checked ? "delete" : "add"](label); later(drawMap, drawMarks, drawPlace); };
+  }
+}
+
+async function begin() {
+  document.title = $("title").textContent = content.title;
+  await load();
+  fillLegend();
+  listenToPointers($("marks"));
+  listenToKeys($("marks"));
+  listenToField($("ink"));
+  $("in").onclick = () => zoom(0.8);
+  $("out").onclick = () => zoom(1.25);
+  $("all").onclick = () => zoom(Infinity);
+  $("walk").oninput = () => { pause(); moveTo(onLine($("walk").value)); };
+  $("play").onclick = () => {
+    if (playing) return pause();
+    $("play").textContent = "Pause";
+    playing = requestAnimationFrame(play);
+  };
+  document.querySelectorAll(".vae").forEach(element => { element.hidden = !content.prior; });
+  $("sample").onclick = () => {
+    samples = Array.from({length: SAMPLES}, normal);
+    $("samples").hidden = false;
+    show($("samples"), samples.map(decode));
+    later(drawMarks);
+  };
+  new ResizeObserver(() => later(drawMap, drawMarks)).observe($("map"));
+  matchMedia("(prefers-color-scheme: dark)").onchange = () => later(drawMap, drawMarks);
+  later(drawMap, drawPlace, drawLine, drawDrawing);
+}

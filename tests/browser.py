@@ -1,0 +1,102 @@
+"""A headless Chromium without a network, and a page that is open in it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+
+
+def offline_chromium(profile: Path) -> webdriver.Chrome:
+    """The browser, to be quit after use; skips the test where there is none."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "host-resolver-rules=MAP * ~NOTFOUND",
+        f"user-data-dir={profile}",
+    ):
+        options.add_argument(f"--{flag}")
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser.execute_cdp_cmd("Network.enable", {})
+    offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+    browser.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
+    return browser
+
+
+class Page:
+    """A page that is open in the browser, and what a person sees and does there."""
+
+    def __init__(self, browser, path, width=1280, height=1000, dark=False):
+        self.browser = browser
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        browser.get(path.as_uri())
+        error = browser.execute_async_script("ready.then(() => arguments[0](), error => arguments[0](`${error}`))")
+        assert error is None
+        self.settle()
+
+    def run(self, script: str, *arguments):
+        return self.browser.execute_script(script, *arguments)
+
+    def settle(self) -> None:
+        """Wait until what is due is drawn."""
+        self.browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(() => arguments[0]()))")
+
+    def find(self, name: str):
+        return self.browser.find_element(By.ID, name)
+
+    def text(self, name: str) -> str:
+        return self.find(name).text
+
+    def decode(self, places: torch.Tensor) -> torch.Tensor:
+        """What the page decodes at places (N, 2): grey levels (N, 784)."""
+        levels = "return arguments[0].map(place => Array.from(decode(place), grey => Math.round(grey * 1e4)))"
+        return torch.tensor(self.run(levels, places.tolist())) / 1e4
+
+    def shown(self, name: str) -> torch.Tensor:
+        """The grey levels (H, W) on a canvas of images."""
+        script = """const canvas = document.getElementById(arguments[0]), {width, height} = canvas;
+            const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);
+            return [height, width, Array.from({length: width * height}, (_, pixel) => data[4 * pixel + 3])];"""
+        height, width, opacity = self.run(script, name)
+        return torch.tensor(opacity).view(height, width) / 255
+
+    def on_map(self, place) -> ActionChains:
+        """The mouse, moved to a place in the latent plane."""
+        x, y = self.run("return toPixels(arguments[0])", torch.as_tensor(place).tolist())
+        half = self.find("marks").size["width"] / 2
+        return ActionChains(self.browser, 0).move_to_element_with_offset(self.find("marks"), x - half, y - half)
+
+    def place(self) -> torch.Tensor:
+        return torch.tensor(self.run("return place"))
+
+    def press(self, *keys: str, where="marks") -> None:
+        self.find(where).send_keys(*keys)
+        self.settle()
+
+    def draw(self, *places: tuple[float, float]) -> None:
+        """A stroke of the mouse through places in the field, as shares of its sides."""
+        half, mouse = self.find("ink").size["width"] / 2, ActionChains(self.browser, 0)
+        for number, (x, y) in enumerate(places):
+            mouse.move_to_element_with_offset(self.find("ink"), (2 * x - 1) * half, (2 * y - 1) * half)
+            if not number:
+                mouse.click_and_hold()
+        mouse.release().perform()
+        self.settle()
