@@ -43,7 +43,7 @@ def models(digits):
     models = {"ae": vanilla_ae.Autoencoder(2), "vae": vanilla_vae_mnist.VariationalAutoencoder(2)}
     with torch.no_grad():
         models["ae"].decoder[0].directions.mul_(0.5)  # training smooths what is random at first
-        models["ae"].decoder[-2].weight.mul_(4)
+        models["ae"].decoder[-1].weight.mul_(4)
         models["vae"].decoder[-1].weight.mul_(4)
         for model in models.values():
             last, codes = model.encoder[-1], model.encoder(to_float(digits[1].images[:1000]))[:, :2]

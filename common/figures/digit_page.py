@@ -54,8 +54,6 @@ def write(
         path.unlink(missing_ok=True)  # it would show another model
         print(f"no explorer page: it needs a latent space of 2 dimensions, not {latent.shape[1]}")
         return
-    if isinstance(decoder[-1], nn.Sigmoid):
-        decoder = decoder[:-1]
     page = _page(digits, latent, encoder, decoder, title, prior)
     if page is None:
         path.unlink(missing_ok=True)  # it would show another model
