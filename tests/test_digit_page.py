@@ -202,6 +202,10 @@ def test_a_dot_shows_its_original_and_its_class_and_a_click_loads_it(ae, digits,
         assert ae.text("caption") == f"test image {alone + 1}, class {labels[alone]}"
         for name in ("original", "seen"):  # a digit comes through the field as it was
             assert (ae.shown(name) - images[alone]).abs().max() < 0.1
+    changed = """const changed = n => { take(n); const image = drawnImage();
+            return original(n).some((grey, pixel) => Math.abs(grey - image[pixel]) > 0.01); };
+        return Array.from({length: 300}, (_, n) => n).filter(changed);"""
+    assert ae.run(changed) == []
     ae.on_map([0, 0]).perform()
     ae.settle()
     assert ae.text("caption") == "no test image here" and ae.shown("original").max() == 0

@@ -34,13 +34,17 @@ function drawnImage() {
   }
   if (!mass) return null;
   let scale = PICTURE / FIELD, across = 0, down = 0;  // from the field's pixels to the image's
-  if (content.boxed) {
-    scale = BOX / Math.max(right - left, bottom - top, SMALLEST);
+  const extent = Math.max(right - left, bottom - top), centre = [massX / mass, massY / mass];
+  // A test digit has the form already, but for what rounding its grey levels took from its edge and its centre of mass.
+  const formed = extent * scale > BOX - 2 && extent * scale <= BOX
+    && centre.every(value => Math.abs(value * scale - PICTURE / 2 - 0.5) < 0.6);
+  if (content.boxed && !formed) {
+    scale = BOX / Math.max(extent, SMALLEST);
     const shift = (start, end, centre) => {  // 1e-6: the products are not whole numbers to the last bit
       const most = Math.floor(PICTURE - (end - start) * scale + 1e-6);
       return clamp(Math.ceil(PICTURE / 2 - (centre - start) * scale - 1e-6), 0, most) - start * scale;
     };
-    [across, down] = [shift(left, right, massX / mass), shift(top, bottom, massY / mass)];
+    [across, down] = [shift(left, right, centre[0]), shift(top, bottom, centre[1])];
   }
   // A pixel of the field falls into one of the image's, or across the edges of up to four.
   const beyond = at => clamp((at - Math.floor(at) - 1) / scale + 1, 0, 1);
@@ -130,7 +134,8 @@ function drawMine(context) {
     context.fill();
   }
   const above = 16 + Math.min(80, 2 * (mine.deviation[1] ?? 0) / view.side * width);
-  write(context, "yours", [clamp(x, 24, width - 24), y > above + 10 ? y - above : y + above], colour("mine"), "bold 15px");
+  const name = [clamp(x, 24, width - 24), y > above + 10 ? y - above : y + above];
+  write(context, "yours", name, colour("mine"), "bold 15px");
 }
 
 // ---- What a reader can do in the field ------------------------------------------------------------------------
