@@ -51,11 +51,13 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def faster_precision(step: Callable[[], Tensor], device: torch.device) -> tuple[str, str]:
+def faster_precision(
+    step: Callable[[], Tensor], device: torch.device, agree: Callable[[bool], bool] = bool
+) -> tuple[str, str]:
     """The faster of "fp32" and "bf16" for `step`, which returns a loss to go backward from; and why, in words.
 
     The two alternate, so that a machine whose speed drifts slows both. A first call of each, which is not counted,
-    prepares kernels.
+    prepares kernels. Where a step waits for other processes, `agree` makes all of them take as many steps.
     """
     if device.type == "mps":
         return "fp32", "bf16 is not used on MPS"
@@ -74,7 +76,7 @@ def faster_precision(step: Callable[[], Tensor], device: torch.device) -> tuple[
     began = time.perf_counter()
     times: dict[str, list[float]] = {"fp32": [seconds("fp32")], "bf16": [seconds("bf16")]}
     for _ in range(ROUNDS):
-        if time.perf_counter() - began > SECONDS:
+        if agree(time.perf_counter() - began > SECONDS):
             break
         for precision, found in times.items():
             found.append(seconds(precision))

@@ -117,7 +117,7 @@ def _meet() -> None:
     dist.all_reduce(torch.zeros(1))  # on the CPU, since a GPU's barrier may time out during a long preparation
 
 
-def from_first(value: str) -> str:
+def from_first(value: T) -> T:
     """The first process's `value`, in all of them."""
     if world() == 1:
         return value

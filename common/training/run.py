@@ -91,7 +91,9 @@ class Run:
         if self.precision == "auto" and self.resumed is not None:
             self.precision, reason = self.resumed["precision"], ": that of the checkpoint"
         elif self.precision == "auto":
-            self.precision, reason = faster_precision(lambda: objective(batch)["loss"].sum(), self.device)
+            self.precision, reason = faster_precision(
+                lambda: objective(batch)["loss"].sum(), self.device, agree=parallel.from_first
+            )
             self.precision, reason = parallel.from_first(self.precision), f": {reason}"
             model.zero_grad()
         print(f"computing on {self.device.type} in {self.precision}{reason}", flush=True)
