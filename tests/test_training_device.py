@@ -31,6 +31,18 @@ def test_bf16_is_chosen_only_where_it_is_clearly_faster(slow, expected):
     assert time.perf_counter() - began < 2 * device.SECONDS
 
 
+def test_processes_that_agree_take_equally_many_trial_steps():
+    """Otherwise a loss that waits for the other processes would wait forever."""
+    steps, answers = [], iter([False, False, False, True])
+
+    def step():
+        steps.append(1)
+        return torch.zeros((), requires_grad=True)
+
+    device.faster_precision(step, CPU, agree=lambda mine: next(answers))
+    assert len(steps) == 2 * (1 + 3)
+
+
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory: you tried to "
                  "allocate 4000000000000 bytes. Error code 12 (Cannot allocate memory)")])  # fmt: skip

@@ -11,13 +11,15 @@ import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from common.errors import UserError, out_of_memory
+
+T = TypeVar("T")
 
 PATIENCE = timedelta(hours=2)  # the others' wait while the first prepares the data
 
