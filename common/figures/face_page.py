@@ -115,7 +115,7 @@ def _attributes(latent: Tensor, labels: Tensor, names: tuple[str, ...]) -> list[
     code has numbers: the means of fewer are apart by chance.
     """
     chosen = []
-    for name in sorted(names, key=lambda name: (DIRECTIONS.index(name) if name in DIRECTIONS else len(DIRECTIONS))):
+    for name in sorted(names, key=lambda name: DIRECTIONS.index(name) if name in DIRECTIONS else len(DIRECTIONS)):
         has = labels[:, names.index(name)]
         if min(has.sum(), (~has).sum()) <= latent.shape[1]:
             continue
