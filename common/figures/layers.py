@@ -71,30 +71,18 @@ def _norm(layer: nn.LayerNorm | nn.GroupNorm, inputs: Tensor, bits: int) -> dict
     return {"groups": groups, "eps": layer.eps, "weight": listed(layer.weight), "bias": listed(layer.bias)}
 
 
-def _channels(layer: nn.Flatten | nn.Unflatten, inputs: Tensor, bits: int) -> dict:
-    return {"channels": (inputs if isinstance(layer, nn.Flatten) else layer(inputs)).shape[1]}
-
-
-def _shuffle(layer: nn.PixelShuffle, inputs: Tensor, bits: int) -> dict:
-    return {"factor": layer.upscale_factor, "width": inputs.shape[3], "channels": inputs.shape[1]}
-
-
-def _waves(layer: nn.Module, inputs: Tensor, bits: int) -> dict:
-    return {"directions": listed(layer.directions)}
-
-
-def _nothing(layer: nn.Module, inputs: Tensor, bits: int) -> dict:
-    return {}
-
-
 KINDS = {
     "Linear": _weights,
     "Conv2d": _convolution,
     "LayerNorm": _norm,
     "GroupNorm": _norm,
-    "SiLU": _nothing,
-    "PixelShuffle": _shuffle,
-    "Flatten": _channels,
-    "Unflatten": _channels,
-    "Waves": _waves,
+    "SiLU": lambda layer, inputs, bits: {},
+    "Waves": lambda layer, inputs, bits: {"directions": listed(layer.directions)},
+    "Flatten": lambda layer, inputs, bits: {"channels": inputs.shape[1]},
+    "Unflatten": lambda layer, inputs, bits: {"channels": layer(inputs).shape[1]},
+    "PixelShuffle": lambda layer, inputs, bits: {
+        "factor": layer.upscale_factor,
+        "width": inputs.shape[3],
+        "channels": inputs.shape[1],
+    },
 }

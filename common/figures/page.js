@@ -15,7 +15,7 @@ function normal() {  // two draws of N(0, 1): Box & Muller 1958
   return [radius * Math.cos(angle), radius * Math.sin(angle)];
 }
 
-const tell = error => {
+const fail = error => {
   $("help").textContent = `This browser cannot show the page; one of 2023 or later can. (${error})`;
   throw error;
 };
