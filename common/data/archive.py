@@ -105,9 +105,9 @@ def read_table(tables: Readers, table: str, names: Iterable[str]) -> tuple[list[
         return [], {}
     try:
         lines = tables[where]().decode("utf-8-sig", "replace").splitlines()
-        if len(lines) < 3:
-            raise ValueError("it holds hardly any rows")
         comma = "," if where.endswith(".csv") else None
+        if len(lines) < 3 or len(lines[2].split(comma)) < 2:
+            raise ValueError("it holds hardly any rows or columns")
         columns = ["partition"]
         if comma:
             columns, lines = lines[0].split(",")[1:], lines[1:]

@@ -38,7 +38,6 @@ DRAWN_COUNTS = (10_000, 1_000, 1_000)  # drawn faces to train, validate and test
 
 ALIGNED_NAME = re.compile(r"(?:.*/)?\d{6}\.(?:jpg|png)", re.DOTALL)
 ALIGNED_SIZE = (178, 218)  # width and height of a picture in img_align_celeba
-ALIGNED_CROP = (15, 35, 163, 183)  # left, top, right, bottom of its centre 148x148
 # Its bytes 158 to 168: a colour JPEG of that size, after a JFIF header and two tables alone (no EXIF turns it).
 ALIGNED_FRAME = b"\xff\xc0\x00\x11\x08\x00\xda\x00\xb2\x03"
 
@@ -211,13 +210,13 @@ def _decode(data: bytes, name: str, size: int) -> tuple[np.ndarray, bool]:
     """One picture as (S, S, 3) uint8 RGB, and whether it is an aligned CelebA picture."""
     named = ALIGNED_NAME.fullmatch(name) is not None
     if named and data[158:168] == ALIGNED_FRAME:
-        from torchvision.io import ImageReadMode, decode_jpeg  # here: it takes a second, and few runs need it
+        # Once resized, these are Pillow's pixels within a grey level, in half the time. What torchvision can't read is
+        # left to Pillow, as is everything once torchvision has removed its decoder, which it plans to.
+        with contextlib.suppress(ImportError, RuntimeError):
+            from torchvision.io import ImageReadMode, decode_jpeg  # here: it takes a second, and few runs need it
 
-        # Not resized yet; once it is, these are Pillow's pixels within one grey level, in half the time.
-        with contextlib.suppress(RuntimeError):  # Pillow says more clearly what is wrong
             picture = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
-            left, top, right, bottom = ALIGNED_CROP
-            return picture[:, top:bottom, left:right].permute(1, 2, 0).numpy(), True
+            return picture[:, 35:183, 15:163].permute(1, 2, 0).numpy(), True
     with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as picture:  # refuses more than 179 million pixels
         # A large JPEG is decoded smaller, though never below four times the size it is then resized to.
         picture.draft(None, (4 * size, 4 * size))
@@ -225,5 +224,5 @@ def _decode(data: bytes, name: str, size: int) -> tuple[np.ndarray, bool]:
     if picture.has_transparency_data:  # white shows through
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
     if aligned := named and picture.size == ALIGNED_SIZE:
-        picture = picture.crop(ALIGNED_CROP)
+        picture = picture.crop((15, 35, 163, 183))
     return np.array(ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.BILINEAR)), aligned
