@@ -1,7 +1,6 @@
 """Broken, hostile and odd pictures, zips and tables: named, counted, bounded."""
 
 import contextlib
-import io
 import os
 import struct
 import tempfile
@@ -134,10 +133,9 @@ def test_a_file_that_is_no_zip_is_named(data, tmp_path):
         assert f"{path} is no whole zip" in message and "quota" in message
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-def test_a_truncated_zip_is_refused(share, tmp_path):
+def test_a_truncated_zip_is_refused(tmp_path):
     path = write_zip(tmp_path / "a.zip", PHOTOS)
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    path.write_bytes(path.read_bytes()[:-50])
     assert "no whole zip" in refusal(path, tmp_path / "data")
 
 
@@ -157,50 +155,26 @@ def test_a_source_without_three_pictures_or_with_several_zips_is_refused(tmp_pat
 @contextlib.contextmanager
 def ordinary_user():
     """Root may read and write everything, so that a test of permissions must not be run by root."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65_534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
+    user = os.geteuid()
+    os.seteuid(user or 65_534)
+    yield
+    os.seteuid(user)
 
 
-@pytest.fixture
-def open_folder():
-    """A folder that an ordinary user may enter, which tmp_path is not when root runs the tests."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o777)
-        yield Path(folder)
-
-
-def test_what_may_not_be_read_is_named(open_folder, capsys):
-    file = write_zip(open_folder / "a.zip", PHOTOS)
-    folder = write_folder(open_folder / "in", PHOTOS | {"hidden/151.png": PHOTOS["000.png"]})
-    file.chmod(0)
-    (folder / "hidden").chmod(0)
-    with ordinary_user():
-        message = refusal(file, open_folder / "data")
-        assert "a.zip" in message and "Permission denied" in message
-        assert "hidden cannot be read (Permission denied)" in refusal(folder, open_folder / "data")
-    (folder / "hidden").chmod(0o755)
-    (folder / "000.png").chmod(0)
-    with ordinary_user():
-        assert len(load(folder, open_folder / "data").names) == 150
-    message = capsys.readouterr().err
-    assert "000.png: " in message and "Permission denied" in message
-
-
-def test_a_data_folder_that_may_not_be_written_is_named_and_one_with_a_cache_may_be_read(open_folder):
-    path, data = write_zip(open_folder / "a.zip", PHOTOS), open_folder / "data"
-    data.mkdir(mode=0o755)
-    with ordinary_user():
-        message = refusal(path, data)
-    assert "Permission denied" in message and "3,072 bytes per picture" in message and "--data-dir" in message
-    load(path, data)
-    with ordinary_user():
-        assert len(load(path, data).names) == 150
+def test_folders_without_permission_are_named_and_one_with_a_cache_may_be_read():
+    with tempfile.TemporaryDirectory() as name:  # unlike tmp_path, others may enter it
+        folder, data = Path(name), Path(name) / "data"
+        folder.chmod(0o777)
+        data.mkdir(mode=0o755)
+        path, hidden = write_zip(folder / "a.zip", PHOTOS), write_folder(folder / "in/hidden", PHOTOS)
+        hidden.chmod(0)
+        with ordinary_user():
+            assert "hidden cannot be read (Permission denied)" in refusal(folder / "in", data)
+            message = refusal(path, data)
+        assert "Permission denied" in message and "3,072 bytes per picture" in message and "--data-dir" in message
+        load(path, data)
+        with ordinary_user():
+            assert len(load(path, data).names) == 150
 
 
 # ---- Any bytes -------------------------------------------------------------------------------------------
@@ -220,11 +194,8 @@ fuzzed = settings(max_examples=60, deadline=None)
 @fuzzed
 @given(st.data())
 def test_a_zip_with_any_bytes_changed_loads_or_is_refused(data):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as small:
-        for name, pixels in SMALL.items():
-            small.writestr(zipfile.ZipInfo(name), pixels)
-    content = bytearray(file.getvalue())
+    with tempfile.TemporaryDirectory() as folder:
+        content = bytearray(write_zip(Path(folder) / "a.zip", SMALL).read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     loads_or_refuses({"a.zip": bytes(content)}, "a.zip")

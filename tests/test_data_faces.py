@@ -43,19 +43,16 @@ def part_of(number):
 
 def tables(style):
     """The two tables, with their rows in disorder and rows of other pictures among them."""
-    rows = [*NUMBERS, 5, 190_000, 123_456]
-    random.Random(1).shuffle(rows)
-    if style == "csv":
-        attributes = [f"image_id,{','.join(COLUMNS)}"]
-        attributes += [f"{row:06d}.jpg,{','.join(map(str, LABELS[row]))}" for row in rows]
-        parts = ["image_id,partition", *(f"{row:06d}.jpg,{part_of(row)}" for row in rows)]
-    else:
-        attributes = [str(len(rows)), " ".join(COLUMNS) + " "]
-        attributes += [f"{row:06d}.jpg " + "".join(f"{label:3d}" for label in LABELS[row]) for row in rows]
-        parts = [f"{row:06d}.jpg {part_of(row)}" for row in rows]
+    rows = random.Random(1).sample([*NUMBERS, 5, 190_000, 123_456], len(NUMBERS) + 3)
+    comma, heads = (
+        (",", (["image_id", *COLUMNS], ["image_id", "partition"])) if style == "csv" else ("  ", (COLUMNS, ()))
+    )
+    attributes = [comma.join([f"{row:06d}.jpg", *map(str, LABELS[row])]) for row in rows]
+    parts = [comma.join([f"{row:06d}.jpg", str(part_of(row))]) for row in rows]
+    count = [] if style == "csv" else [str(len(rows))]
     return {
-        f"list_attr_celeba.{style}": "\r\n".join([*attributes, ""]).encode(),
-        f"list_eval_partition.{style}": "\n".join([*parts, ""]).encode(),
+        f"list_attr_celeba.{style}": "\r\n".join([*count, comma.join(heads[0]), *attributes, ""]).encode(),
+        f"list_eval_partition.{style}": "\n".join([*[comma.join(heads[1])][: len(heads[1])], *parts, ""]).encode(),
     }
 
 
@@ -142,15 +139,15 @@ def test_links_in_a_circle_end_and_a_picture_behind_two_links_counts_once(tmp_pa
     assert load(folder, tmp_path / "data").names == [*PHOTOS, "b.png", "one/a.png"]
 
 
-def test_without_the_flag_data_celeba_is_taken(tmp_path):
-    official_zip(tmp_path / "celeba", ALIGNED)
-    assert base_names(load(None, tmp_path)) == NAMES
-
-
 def test_without_tables_the_file_numbers_decide(tmp_path):
     faces = load(write_zip(tmp_path / "a.zip", ALIGNED), tmp_path / "data")
     assert faces.split.tolist() == [0] * 6 + [1] * 3 + [2] * 3
     assert faces.attributes is None and faces.attribute_names == ()
+
+
+def test_a_subset_without_test_pictures_is_split_by_name(tmp_path, capsys):
+    load(write_zip(tmp_path / "a.zip", {name: ALIGNED[name] for name in NAMES[:6]}), tmp_path / "data")
+    assert "split by name" in capsys.readouterr().err
 
 
 def test_aligned_png_pictures_take_the_rows_of_their_jpg_names(tmp_path):
@@ -160,25 +157,17 @@ def test_aligned_png_pictures_take_the_rows_of_their_jpg_names(tmp_path):
     assert close(faces.images[0], aligned_reference(ALIGNED[NAMES[0]]))
 
 
-def test_a_subset_without_test_pictures_is_split_by_name(tmp_path, capsys):
-    load(write_zip(tmp_path / "a.zip", {name: ALIGNED[name] for name in NAMES[:6]}), tmp_path / "data")
-    assert "split by name" in capsys.readouterr().err
-
-
 def test_own_pictures_are_split_by_their_names(tmp_path):
     pictures = {f"{index:04d}.png": data for index, data in enumerate(list(PHOTOS.values()) * 4)}
     split = load(write_zip(tmp_path / "a.zip", pictures), tmp_path / "data", size=8).split
     assert split.bincount().tolist() == [480, 60, 60]
+    numbered = {
+        f"{index + 1:06d}.jpg": data for index, data in enumerate(PHOTOS.values())
+    }  # not to be taken for CelebA's
+    assert load(write_folder(tmp_path / "c", numbered), tmp_path / "data").split.bincount().tolist() == [120, 15, 15]
     backwards = dict(reversed(pictures.items()))
     assert torch.equal(load(write_folder(tmp_path / "b", backwards), tmp_path / "data", size=8).split, split)
     assert len(set(split.nonzero().flatten().diff().tolist())) > 5, "the parts lie among one another without a pattern"
-
-
-def test_own_pictures_named_like_celebas_are_not_taken_for_them(tmp_path):
-    numbered = {f"{index + 1:06d}.jpg": data for index, data in enumerate(PHOTOS.values())}
-    faces = load(write_zip(tmp_path / "mine.zip", numbered), tmp_path / "data")
-    assert faces.source == "mine.zip"
-    assert faces.split.bincount().tolist() == [120, 15, 15]  # by their numbers, all would be training faces
 
 
 @pytest.mark.parametrize("count", [3, 4, 5])
@@ -241,11 +230,11 @@ def test_large_photos_are_the_centre_square_of_pillows_full_decoding(tmp_path):
 
 def alone(data, name, folder):
     """What becomes of one picture, with two plain ones beside it, since fewer than three are refused."""
-    plain = encoded(Image.new("RGB", (9, 9)), "PNG")
-    faces = load(write_folder(folder / "in", {"y.png": plain, "z.png": plain, name: data}), folder / "data")
+    faces = load(write_folder(folder / "in", dict.fromkeys(("y.png", "z.png"), PLAIN) | {name: data}), folder / "data")
     return faces.images[faces.names.index(name)]
 
 
+PLAIN = encoded(Image.new("RGB", (9, 9)), "PNG")
 QUARTERS = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]]  # red, green, blue, white
 PICTURE = Image.fromarray(np.kron(np.array(QUARTERS).reshape(2, 2, 3), np.full((32, 32, 1), 255)).astype(np.uint8))
 
