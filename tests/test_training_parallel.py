@@ -42,7 +42,7 @@ with training.start("test", args) as run:
         model, loss, shape = vanilla_ae.Autoencoder(2), vanilla_ae.loss, (1, 28, 28)
     else:
         model, shape = vanilla_vae_celeba.VariationalAutoencoder(8, 32), (3, 32, 32)
-        loss = lambda model, images: vanilla_vae_celeba.loss(model, images, plain=True)
+        loss = lambda model, images: vanilla_vae_celeba.loss(model, images, ae=True)
     images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
     step = run.prepare(model, loss, images)
     descent = Descent(model)
