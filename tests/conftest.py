@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import offline_chromium
 from torch import nn
 
 from common import training
@@ -25,6 +26,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def digits():
     """The real MNIST, train and test, from the project's own data folder."""
     return load_digits("MNIST", ROOT / "data")
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory):
+    """A headless Chromium without a network, which all tests of pages share."""
+    browser = offline_chromium(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def browser(chromium):
+    """The browser, in which no page may report an error."""
+    yield chromium
+    assert not [entry for entry in chromium.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 def write_idx(path: Path, values: torch.Tensor, packed: bool = True) -> None:
