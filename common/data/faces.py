@@ -1,4 +1,4 @@
-"""Faces as one uint8 tensor: CelebA in any of its layouts, one's own pictures, or drawn faces.
+"""Faces as one uint8 tensor: CelebA in any of its layouts, your own pictures, or drawn faces.
 
 Pictures are cropped and resized once by all cores and kept in DATA_DIR/faces, from where the next run starts at once.
 CelebA: Liu et al. 2015, "Deep Learning Face Attributes in the Wild", https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html.
@@ -44,7 +44,7 @@ ALIGNED_FRAME = b"\xff\xc0\x00\x11\x08\x00\xda\x00\xb2\x03"
 # A name does not decide which of Pillow's readers a file reaches, and some start other programs (EPS).
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_BROKEN = 0.01  # the share of broken pictures that is skipped; with more, the run refuses
-CHUNK = 16  # pictures that a thread decodes at once
+CHUNK, AHEAD = 16, 64  # pictures that a thread decodes at once; chunks that may wait to be written
 
 DOWNLOADS = ("img_align_celeba.zip", "list_attr_celeba.txt", "list_eval_partition.txt")
 DOWNLOAD_SECONDS = 3_600  # at most
@@ -151,11 +151,14 @@ def _prepare(source: archive.Source, size: int, file: BinaryIO) -> dict[str, obj
         _, parts = archive.read_table(tables, "list_eval_partition", pictures)
         queue = sorted(pictures.items())
         chunks = [queue[start : start + CHUNK] for start in range(0, len(queue), CHUNK)]
-        bar = partial(tqdm, total=len(chunks), desc="preparing faces", unit="face", unit_scale=CHUNK, disable=None)
-        for good, bad, pixels in bar(pool.map(partial(_decode_chunk, size=size), chunks)):
-            aligned |= good
-            broken += bad
-            file.write(pixels)  # not mapped: a full disk is then an error, not a signal
+        bar = tqdm(total=len(queue), desc="preparing faces", unit="face", disable=None)
+        for start in range(0, len(chunks), AHEAD):  # few at a time: neither memory nor Ctrl-C waits for all of them
+            for good, bad, pixels in pool.map(partial(_decode_chunk, size=size), chunks[start : start + AHEAD]):
+                aligned |= good
+                broken += bad
+                file.write(pixels)  # not mapped: a full disk is then an error, not a signal
+                bar.update(len(good) + len(bad))
+        bar.close()
     if broken:
         problem = f"{source.path}: {len(broken):,} of {len(pictures):,} pictures cannot be read ({archive.few(broken)})"
         if len(broken) > MAX_BROKEN * len(pictures):
