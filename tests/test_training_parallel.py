@@ -120,6 +120,24 @@ def test_more_processes_than_images_in_a_batch_are_refused(tmp_path):
     assert "error: 1 images in batches of 48 are too few for 2 processes" in errors
 
 
+def test_processes_that_see_different_epochs_are_an_error_and_start_nothing(tmp_path):
+    """As where one machine doesn't see the run's folder: here each process has its own."""
+    program = tmp_path / "apart.py"
+    program.write_text(
+        "import os, sys, vanilla_ae\n"
+        "from common import cli\n"
+        f"cli.run(lambda: vanilla_ae.main([*sys.argv[1:], '--run-dir', {str(tmp_path)!r} + '/' + os.environ['RANK']]))"
+    )
+    (tmp_path / "0").mkdir()
+    state = {"script": "vanilla_ae", "arguments": {}, "data": "", "precision": "fp32", "epoch": 1}
+    checkpoint.save(tmp_path / "0/checkpoint.pt", state | {"model": {}, "optimizer": [], "history": []})
+    # A trial of the precision would be the second process's alone.
+    job = torchrun(2, program, *ae(tmp_path, "--epochs", "2", "--precision", "auto")[1:], "--resume")
+    output, errors = job.communicate(timeout=120)
+    assert job.returncode != 0 and "epoch 2/" not in output
+    assert f"error: the processes see checkpoints of epochs 0 to 1 in {tmp_path}/" in errors
+
+
 def test_faces_are_prepared_once_and_validated(tmp_path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
