@@ -37,9 +37,9 @@ def write(path: Path, files: dict) -> Path:
     """Writes `files` (bytes by name) as a zip if `path` ends in .zip, otherwise as a folder, which may hold zips."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".zip":
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(path, "w") as archive:
             for name, data in files.items():
-                archive.writestr(name, data)
+                archive.writestr(name, data, zipfile.ZIP_STORED if name.endswith("jpg") else zipfile.ZIP_DEFLATED)
         return path
     for name, data in files.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -56,8 +56,7 @@ def load(path: Path | None, data_dir: Path, size: int = SIZE) -> Faces:
     assert faces.split.shape == (count,) and set(faces.split.tolist()) == {0, 1, 2}
     assert faces.names == sorted(set(faces.names))
     if faces.attributes is not None:
-        assert faces.attributes.shape == (count, len(faces.attribute_names))
-        assert faces.attributes.dtype == torch.bool
+        assert faces.attributes.shape == (count, len(faces.attribute_names)) and faces.attributes.dtype == torch.bool
     return faces
 
 

@@ -18,9 +18,7 @@ from common.errors import UserError
 
 def with_entry(path, name, data, **fields):
     """A zip of the photos and one more entry, whose header in the directory then says what `fields` say."""
-    with zipfile.ZipFile(path, "w") as file:
-        for photo, pixels in PHOTOS.items():
-            file.writestr(photo, pixels)
+    with zipfile.ZipFile(write(path, PHOTOS), "a") as file:
         file.writestr(name, data, fields.pop("compress_type", zipfile.ZIP_DEFLATED))
         for field, value in fields.items():
             setattr(file.filelist[-1], field, value)
@@ -32,16 +30,10 @@ BROKEN = {  # the picture's name, its bytes, what the zip says of it, and the re
     "cut short": ("a.jpg", JPEG[: len(JPEG) // 2], {}, "truncated"),
     "an aligned face cut short": ("000009.jpg", FACE[:-500], {}, "truncated"),
     "empty": ("empty.jpg", b"", {}, "not a picture"),
-    "for a reader that runs programs": (
-        "a.jpg",
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9",
-        {},
-        "not a picture",
-    ),
+    "for Ghostscript": ("a.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", {}, "not a picture"),
     "too many pixels": ("000010.jpg", FACE.replace(b"\0\xda\0\xb2", b"\x75\x30" * 2), {}, "900000000 pixels"),
     "claims 10 GB": ("bad.png", PNG, {"file_size": 10 * 2**30}, "10,737,418,240 bytes"),
     "inflates beyond its size": ("bad.png", bytes(32 * 2**20), {"file_size": 100}, ""),
-    "encrypted": ("bad.png", PNG, {"flag_bits": 1}, ""),
     "packed with lzma": ("bad.png", PNG, {"compress_type": zipfile.ZIP_LZMA}, "neither stored nor deflated"),
     "of another checksum": ("bad.png", PNG, {"CRC": 1}, "CRC"),
 }
@@ -67,33 +59,22 @@ def test_more_than_one_in_a_hundred_is_refused_with_the_count_and_names(count, o
     assert f"{count} of {of} pictures" in message and "bad00.jpg: not a picture" in message
 
 
-def test_a_dead_link_is_named(tmp_path):
-    folder = write(tmp_path / "folder", PHOTOS)
-    for name in ("gone.png", "list_attr_celeba.txt"):
-        (folder / name).symlink_to(tmp_path / "nowhere")
-        assert f"{name} cannot be read (No such file" in refusal(folder, tmp_path / "data")
-        (folder / name).unlink()
-
-
-def test_hidden_files_and_other_files_are_no_pictures(tmp_path):
-    others = dict.fromkeys((".DS_Store", "._000.png", "__MACOSX/._a.png", "readme.txt"), b"x")
-    for name in ("a.zip", "a"):
-        path = write(tmp_path / name, {f"./in/{name}": data for name, data in (PHOTOS | others).items()})
-        assert [Path(name).name for name in load(path, tmp_path / "data").names] == sorted(PHOTOS)
-
-
-DAMAGED_TABLES = [b"", b"\n\n", b"<!DOCTYPE html><html>quota</html>", b"\x00\xff\xfe" * 99, b"9" * 5_000, b"a,b,c\n"]
-DAMAGED_TABLES += [b"id,A\n000001.jpg,x\n000002.jpg,1\n", b"1\nA B\n000001.jpg 1\n"]
+WEB_PAGE = b"<!DOCTYPE html><html>Quota exceeded</html>"
+ODD_TABLES = [
+    b"",
+    WEB_PAGE,
+    b"\x00\xff\xfe" * 99,
+    b"9" * 5_000,
+    b"id,A\n000001.jpg,x\n000002.jpg,1\n",
+    b"1\nA B\na.jpg 1\n",
+]
 
 
 @pytest.mark.parametrize("table", ["list_attr_celeba.txt", "list_attr_celeba.csv", "list_eval_partition.txt"])
 def test_a_damaged_table_is_named(table, tmp_path):
-    for number, data in enumerate(DAMAGED_TABLES):
+    for number, data in enumerate(ODD_TABLES):
         path = write(tmp_path / str(number), ALIGNED | {table: data})
         assert f"{table} cannot be used" in refusal(path, tmp_path / "data")
-
-
-WEB_PAGE = b"<!DOCTYPE html><html>Quota exceeded</html>"
 
 
 @pytest.mark.parametrize("data", [WEB_PAGE, b"PK\x03\x04" + bytes(999), b"", JPEG, "truncated"])
@@ -112,14 +93,19 @@ def test_a_source_without_three_pictures_or_with_several_zips_is_refused(tmp_pat
     two = write(tmp_path / "in/one.zip", dict(list(PHOTOS.items())[:2]))
     assert "holds 2 pictures" in refusal(two, tmp_path / "data")
     write(tmp_path / "in/two.zip", PHOTOS)
-    assert "one.zip, " in (message := refusal(tmp_path / "in", tmp_path / "data")) and "two.zip" in message
+    assert "2 zips" in (message := refusal(tmp_path / "in", tmp_path / "data"))
+    assert "one.zip" in message and "two.zip" in message
 
 
-def test_folders_without_permission_are_named_and_one_with_a_cache_may_be_read():
+def test_dead_links_and_folders_without_permission_are_named_and_a_cache_need_only_be_readable():
     with tempfile.TemporaryDirectory() as name:  # unlike tmp_path, others may enter it
         folder, data, closed = Path(name), Path(name, "data"), write(Path(name, "closed"), {"a.txt": b""})
         path, hidden, user = write(folder / "a.zip", PHOTOS), write(folder / "in/hidden", PHOTOS), os.geteuid()
         load(path, data)
+        for dead in (folder / "in/gone.png", folder / "in/list_attr_celeba.txt"):
+            dead.symlink_to("nowhere")
+            assert f"{dead} cannot be read (No such file" in refusal(folder / "in", closed)
+            dead.unlink()
         for place, mode in {folder: 0o755, hidden: 0, closed: 0o555, data / "faces": 0o555}.items():
             place.chmod(mode)
         os.seteuid(user or 65_534)  # root may read and write everything
@@ -137,13 +123,13 @@ SMALL |= {"000001.jpg": FACE, "list_attr_celeba.csv": b"id,A,B\nred.png,1,-1\ngr
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.data(), st.sampled_from([*SMALL, "a.zip"]), st.sampled_from([1, 4]))
-def test_any_file_with_any_bytes_changed_loads_or_is_refused(data, name, changes):
+@given(st.sampled_from([*SMALL, "a.zip"]), st.lists(st.tuples(st.integers(0, 999), st.binary(min_size=1)), min_size=1))
+def test_any_file_with_any_bytes_changed_loads_or_is_refused(name, changes):
     with tempfile.TemporaryDirectory() as folder:
-        path = write(Path(folder) / "in", SMALL | {"a.zip": SMALL})
-        content = bytearray((path / name).read_bytes())
-        for _ in range(changes):
-            content[data.draw(st.integers(0, min(len(content), 1_000) - 1))] = data.draw(st.integers(0, 255))
-        (path / name).write_bytes(content)
+        path = write(Path(folder, "in"), SMALL | {"a.zip": SMALL}) / name
+        content = bytearray(path.read_bytes())
+        for place, value in changes:
+            content[place : place + len(value)] = value
+        path.write_bytes(content)
         with contextlib.suppress(UserError):
-            load(path / name if name == "a.zip" else path, Path(folder) / "data", size=8)
+            load(path if name == "a.zip" else path.parent, Path(folder, "data"), size=8)

@@ -19,7 +19,6 @@ from torchvision import datasets
 from common.data import archive
 from common.data import faces as module
 from common.data.drawn_faces import draw_faces
-from common.data.faces import load_faces
 
 
 def close(image, data, levels=1):
@@ -30,23 +29,26 @@ def close(image, data, levels=1):
     return np.abs(image.permute(1, 2, 0).numpy() - reference).max() <= levels
 
 
-COLUMNS = ("Eyeglasses", "Male", "Smiling", "Young")
-ROWS = random.Random(1).sample([*NUMBERS, 5, 190_000], 14)  # in disorder, with rows of other pictures among them
-LABELS = [[f"{row:06d}.jpg", *(1 if row >> bit & 1 else -1 for bit in range(4))] for row in ROWS]
-PARTS = [[f"{row:06d}.jpg", row % 3] for row in ROWS]  # unlike the file numbers', so that only the table can tell it
-
-
 def table(separator, *rows):
     return "\r\n".join(separator.join(map(str, row)) for row in rows).encode()
 
 
+COLUMNS = ("Eyeglasses", "Male", "Smiling", "Young")
+ROWS = random.Random(1).sample([*NUMBERS, 5, 190_000], 14)  # in disorder, with rows of other pictures among them
+LABELS = [[f"{row:06d}.jpg", *(1 if row >> bit & 1 else -1 for bit in range(4))] for row in ROWS]
+PARTS = [[f"{row:06d}.jpg", row % 3] for row in ROWS]  # unlike the file numbers', so that only the table can tell it
 ATTRIBUTES, PARTITION = "list_attr_celeba", "list_eval_partition"
 TXT = {f"{ATTRIBUTES}.txt": table("  ", [len(ROWS)], COLUMNS, *LABELS), f"{PARTITION}.txt": table(" ", *PARTS)}
 CSV = {f"{ATTRIBUTES}.csv": table(",", ["image_id", *COLUMNS], *LABELS)}
 CSV |= {f"{PARTITION}.csv": table(",", ["image_id", "partition"], *PARTS)}
 IN_FOLDER = {f"img_align_celeba/{name}": ALIGNED[name] for name in random.Random(2).sample(NAMES, len(NAMES))}
 KAGGLE = {f"img_align_celeba/{name}": data for name, data in IN_FOLDER.items()} | CSV
-KAGGLE |= {"list_bbox_celeba.csv": b"image_id,x_1\n", "__MACOSX/img_align_celeba/._000001.jpg": b"finder"}
+KAGGLE |= {
+    ".DS_Store": b"",
+    "readme.txt": b"",
+    "list_bbox_celeba.csv": b"id,x\n",
+    "__MACOSX/img_align_celeba/._000001.jpg": b"finder",
+}
 OFFICIAL = {"img_align_celeba.zip": IN_FOLDER} | TXT
 DRIVE = {"Img/img_align_celeba.zip": IN_FOLDER}
 DRIVE |= {f"{'Anno' if 'attr' in name else 'Eval'}/{name}": data for name, data in TXT.items()}
@@ -156,8 +158,6 @@ QUARTERS = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]]  # red, green, blue, whi
 PICTURE = Image.fromarray(np.kron(np.array(QUARTERS).reshape(2, 2, 3), np.full((32, 32, 1), 255)).astype(np.uint8))
 CLEAR = PICTURE.convert("RGBA")  # its blue quarter is transparent, which white shows through
 CLEAR.paste((0, 0, 255, 0), (0, 32, 32, 64))
-# How the camera held the picture: the inverse of the turn that each EXIF orientation asks for.
-HELD = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 PLAIN = {
     **{f"plain.{kind}": encoded(PICTURE, kind) for kind in ("bmp", "gif", "png", "tiff")},
     "lossless.webp": encoded(PICTURE, "WEBP", lossless=True),
@@ -167,10 +167,10 @@ PLAIN = {
     "a jpeg.png": encoded(PICTURE),
     "000001.jpg": encoded(PICTURE),
 }
-for turn, held in HELD.items():
+for orientation, degrees in ((3, 180), (6, 90), (8, 270)):  # EXIF's number for how far the camera was turned
     exif = Image.Exif()
-    exif[0x0112] = turn
-    PLAIN[f"{turn}.jpg"] = encoded(PICTURE.transpose(held), exif=exif)
+    exif[0x0112] = orientation
+    PLAIN[f"{orientation}.jpg"] = encoded(PICTURE.rotate(degrees), exif=exif)
 CLEARED = {"clear.png": encoded(CLEAR, "PNG"), "clear.gif": encoded(CLEAR, "GIF")}
 GREY = {"grey.jpg": encoded(PICTURE.convert("L"))}  # red and blue are dark, green and white are light
 
@@ -185,21 +185,16 @@ def test_every_kind_of_picture_is_upright_and_keeps_its_colours(tmp_path):
 
 def test_few_decoded_pictures_wait_to_be_written(tmp_path, monkeypatch):
     decoded, waiting, decode = [], [], module._decode_chunk
-
-    class SlowDisk(io.BytesIO):
-        def write(self, pixels):
-            time.sleep(0.05)
-            waiting.append(len(decoded) - len(waiting))
-
+    slow_disk = Mock(write=lambda _: time.sleep(0.05) or waiting.append(len(decoded) - len(waiting)))
     monkeypatch.setattr(module, "AHEAD", 2)
-    monkeypatch.setattr(module, "_decode_chunk", lambda them, size: (decoded.append(them), decode(them, size))[1])
-    module._prepare(archive.find(write(tmp_path, PHOTOS)), 8, SlowDisk())
+    monkeypatch.setattr(module, "_decode_chunk", lambda *a, **b: decoded.append(a) or decode(*a, **b))
+    module._prepare(archive.find(write(tmp_path, PHOTOS)), 8, slow_disk)
     assert len(waiting) == 10 and max(waiting) <= 2
 
 
 def test_drawn_faces_come_with_labels_and_parts_and_write_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "DRAWN_COUNTS", (20, 5, 5))
-    faces, expected = load_faces("drawn", tmp_path, SIZE), draw_faces(30, SIZE)
+    faces, expected = module.load_faces("drawn", tmp_path, SIZE), draw_faces(30, SIZE)
     assert torch.equal(faces.images.permute(0, 2, 3, 1), torch.from_numpy(expected.images))
     assert faces.attributes.tolist() == expected.attributes.tolist()
     assert faces.split.tolist() == [0] * 20 + [1] * 5 + [2] * 5
@@ -215,25 +210,22 @@ def test_a_refused_or_stalled_download_says_why_and_draws(fails, reason, tmp_pat
     monkeypatch.setattr(module, "DRAWN_COUNTS", (20, 5, 5))
     monkeypatch.setattr(datasets.utils, "download_file_from_google_drive", fails)
     monkeypatch.setattr(module, "DOWNLOAD_SECONDS", 0.5)
-    assert load_faces(None, tmp_path, SIZE).drawn
+    assert module.load_faces(None, tmp_path, SIZE).drawn
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and str(tmp_path / "celeba") in message
     assert reason in message and "DRAWN" in message and "img_align_celeba.zip" in message
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(datasets.utils, "download_file_from_google_drive", lambda *_: pytest.fail("a second download"))
-    assert load_faces(None, tmp_path, SIZE).drawn
+    assert module.load_faces(None, tmp_path, SIZE).drawn
 
 
 def test_a_download_asks_torchvision_for_the_zip_and_the_tables_and_is_used(tmp_path, monkeypatch):
-    fetched, asked = write(tmp_path / "fetched", OFFICIAL), []
-
-    def download(file_id, folder, name, md5):
-        asked.append((file_id, md5, name))
-        shutil.copy(fetched / name, folder)
-
+    fetched = write(tmp_path / "fetched", OFFICIAL)
+    download = Mock(side_effect=lambda file_id, folder, name, md5: shutil.copy(fetched / name, folder))
     monkeypatch.setattr(datasets.utils, "download_file_from_google_drive", download)
     faces = load(None, tmp_path)
     assert len(faces.names) == len(NAMES) and faces.attribute_names == COLUMNS and not faces.drawn
+    asked = [(file_id, md5, name) for (file_id, _, name, md5), _ in download.call_args_list]
     assert set(asked) <= set(datasets.CelebA.file_list) and sorted(name for *_, name in asked) == sorted(OFFICIAL)
 
 
