@@ -37,23 +37,17 @@ COLUMNS = ("Eyeglasses", "Male", "Smiling", "Young")
 ROWS = random.Random(1).sample([*NUMBERS, 5, 190_000], 14)  # in disorder, with rows of other pictures among them
 LABELS = [[f"{row:06d}.jpg", *(1 if row >> bit & 1 else -1 for bit in range(4))] for row in ROWS]
 PARTS = [[f"{row:06d}.jpg", row % 3] for row in ROWS]  # unlike the file numbers', so that only the table can tell it
-ATTRIBUTES, PARTITION = "list_attr_celeba", "list_eval_partition"
-TXT = {f"{ATTRIBUTES}.txt": table("  ", [len(ROWS)], COLUMNS, *LABELS), f"{PARTITION}.txt": table(" ", *PARTS)}
-CSV = {f"{ATTRIBUTES}.csv": table(",", ["image_id", *COLUMNS], *LABELS)}
-CSV |= {f"{PARTITION}.csv": table(",", ["image_id", "partition"], *PARTS)}
+TXT = {"list_attr_celeba.txt": table("  ", [len(ROWS)], COLUMNS, *LABELS)}
+TXT |= {"list_eval_partition.txt": table(" ", *PARTS)}
+CSV = {"list_attr_celeba.csv": table(",", ["image_id", *COLUMNS], *LABELS)}
+CSV |= {"list_eval_partition.csv": table(",", ["image_id", "partition"], *PARTS)}
 IN_FOLDER = {f"img_align_celeba/{name}": ALIGNED[name] for name in random.Random(2).sample(NAMES, len(NAMES))}
 KAGGLE = {f"img_align_celeba/{name}": data for name, data in IN_FOLDER.items()} | CSV
-KAGGLE |= {
-    ".DS_Store": b"",
-    "readme.txt": b"",
-    "list_bbox_celeba.csv": b"id,x\n",
-    "__MACOSX/img_align_celeba/._000001.jpg": b"finder",
-}
+KAGGLE |= dict.fromkeys((".DS_Store", "readme.txt", "list_bbox_celeba.csv", "__MACOSX/in/._000001.jpg"), b"other")
 OFFICIAL = {"img_align_celeba.zip": IN_FOLDER} | TXT
 DRIVE = {"Img/img_align_celeba.zip": IN_FOLDER}
 DRIVE |= {f"{'Anno' if 'attr' in name else 'Eval'}/{name}": data for name, data in TXT.items()}
 PNG = {name.replace("jpg", "png"): encoded(Image.open(io.BytesIO(data)), "PNG") for name, data in ALIGNED.items()}
-
 LAYOUTS = {  # what lies in the folder "in", the path that is named, and what the folder "links" has links to
     "the official zip": (OFFICIAL, "in/img_align_celeba.zip"),
     "the official zip by its folder": (OFFICIAL, "in"),
@@ -69,6 +63,8 @@ LAYOUTS = {  # what lies in the folder "in", the path that is named, and what th
     "links to zip and tables": (OFFICIAL, "links", *(f"in/{name}" for name in OFFICIAL)),
     "a link to a folder": (IN_FOLDER | TXT, "links/in", "in"),
     "links to a folder and tables": (IN_FOLDER | TXT, "links", *(f"in/{name}" for name in ("img_align_celeba", *TXT))),
+    "links to pictures and tables": (ALIGNED | TXT, "links", *(f"in/{name}" for name in ALIGNED | TXT)),
+    "links in a circle, two to one folder": (IN_FOLDER | TXT, "links", "links", "in", "in/img_align_celeba"),
 }
 
 
@@ -81,27 +77,21 @@ def test_every_layout_gives_the_same_faces(layout, tmp_path):
         (tmp_path / "links" / Path(target).name).symlink_to(tmp_path / target)
     faces = load(tmp_path / named, tmp_path / "data")
     assert [Path(name).stem for name in faces.names] == [Path(name).stem for name in NAMES]
-    assert faces.attribute_names == COLUMNS
     assert faces.attributes.tolist() == [[bool(number >> bit & 1) for bit in range(4)] for number in NUMBERS]
     assert faces.split.tolist() == [number % 3 for number in NUMBERS]
-    assert (faces.source, faces.drawn) == ("CelebA", False)
+    assert (faces.attribute_names, faces.source, faces.drawn) == (COLUMNS, "CelebA", False)
     assert all(map(close, faces.images, ALIGNED.values()))
 
 
-def test_links_in_a_circle_end_and_a_picture_behind_two_links_counts_once(tmp_path):
-    folder = write(tmp_path / "folder", PHOTOS)
-    more = write(tmp_path / "more", {"a.png": PHOTOS["000.png"]})
-    for name, target in {"loop": folder, "one": more, "two": more, "b.png": more / "a.png"}.items():
-        (folder / name).symlink_to(target)
-    assert load(folder, tmp_path / "data").names == [*PHOTOS, "b.png", "one/a.png"]
-
-
-def test_without_tables_the_file_numbers_decide_unless_they_leave_a_part_empty(tmp_path, capsys):
+def test_without_a_table_file_numbers_tell_the_parts_and_without_a_row_labels_are_left_out(tmp_path, capsys):
     faces = load(write(tmp_path / "a.zip", ALIGNED), tmp_path / "data")
     assert faces.split.tolist() == [0] * 6 + [1] * 3 + [2] * 3
     assert faces.attributes is None and faces.attribute_names == ()
     load(write(tmp_path / "b.zip", {name: ALIGNED[name] for name in NAMES[:6]}), tmp_path / "data")
-    assert "split by name" in capsys.readouterr().err
+    assert "split by name" in capsys.readouterr().err, "they leave a part empty"
+    faces = load(write(tmp_path / "c", ALIGNED | {"stranger.jpg": ALIGNED[NAMES[0]]} | CSV), tmp_path / "data")
+    assert faces.attributes is None and faces.split[:-1].tolist() == [number % 3 for number in NUMBERS]
+    assert "no row for 1 of 13 pictures (stranger.jpg)" in capsys.readouterr().err
 
 
 def test_own_pictures_are_split_by_their_names_and_a_handful_has_all_three_parts(tmp_path):
@@ -114,13 +104,6 @@ def test_own_pictures_are_split_by_their_names_and_a_handful_has_all_three_parts
     assert torch.equal(load(backwards, tmp_path / "data").split, faces.split)
     for count in (3, 4, 5):
         load(write(tmp_path / str(count), dict(list(PHOTOS.items())[:count])), tmp_path / "data")
-
-
-def test_a_picture_without_a_row_takes_the_labels_away_and_is_named(tmp_path, capsys):
-    faces = load(write(tmp_path / "a", ALIGNED | {"stranger.jpg": ALIGNED[NAMES[0]]} | CSV), tmp_path / "data")
-    assert faces.attributes is None and len(faces.names) == len(NAMES) + 1
-    assert "no row for 1 of 13 pictures (stranger.jpg)" in capsys.readouterr().err
-    assert faces.split[:-1].tolist() == [number % 3 for number in NUMBERS]
 
 
 def test_names_in_any_script_keep_their_labels_and_a_skipped_picture_shifts_none(tmp_path):
@@ -192,30 +175,25 @@ def test_few_decoded_pictures_wait_to_be_written(tmp_path, monkeypatch):
     assert len(waiting) == 10 and max(waiting) <= 2
 
 
-def test_drawn_faces_come_with_labels_and_parts_and_write_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "DRAWN_COUNTS", (20, 5, 5))
-    faces, expected = module.load_faces("drawn", tmp_path, SIZE), draw_faces(30, SIZE)
-    assert torch.equal(faces.images.permute(0, 2, 3, 1), torch.from_numpy(expected.images))
-    assert faces.attributes.tolist() == expected.attributes.tolist()
-    assert faces.split.tolist() == [0] * 20 + [1] * 5 + [2] * 5
-    assert (faces.source, faces.drawn, len(faces.names)) == ("drawn faces", True, 30)
-    assert not list(tmp_path.iterdir())
-
-
 REFUSED = Mock(side_effect=RuntimeError("Failed to retrieve file url:\n\n\tToo many users have viewed this file."))
 
 
 @pytest.mark.parametrize(("fails", "reason"), [(REFUSED, "Too many users"), (lambda *_: time.sleep(5), "TimeoutError")])
-def test_a_refused_or_stalled_download_says_why_and_draws(fails, reason, tmp_path, monkeypatch, capsys):
+def test_a_refused_or_stalled_download_says_why_and_draws_labelled_faces(fails, reason, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "DRAWN_COUNTS", (20, 5, 5))
-    monkeypatch.setattr(datasets.utils, "download_file_from_google_drive", fails)
     monkeypatch.setattr(module, "DOWNLOAD_SECONDS", 0.5)
-    assert module.load_faces(None, tmp_path, SIZE).drawn
+    monkeypatch.setattr(datasets.utils, "download_file_from_google_drive", fails)
+    faces, expected = module.load_faces(None, tmp_path, SIZE), draw_faces(30, SIZE)
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and str(tmp_path / "celeba") in message
     assert reason in message and "DRAWN" in message and "img_align_celeba.zip" in message
-    monkeypatch.setenv("RANK", "1")
+    assert torch.equal(faces.images.permute(0, 2, 3, 1), torch.from_numpy(expected.images))
+    assert faces.attributes.tolist() == expected.attributes.tolist()
+    assert faces.split.tolist() == [0] * 20 + [1] * 5 + [2] * 5
+    assert (faces.source, faces.drawn) == ("drawn faces", True)
     monkeypatch.setattr(datasets.utils, "download_file_from_google_drive", lambda *_: pytest.fail("a second download"))
+    assert module.load_faces("drawn", tmp_path / "new", SIZE).drawn and not (tmp_path / "new").exists()
+    monkeypatch.setenv("RANK", "1")
     assert module.load_faces(None, tmp_path, SIZE).drawn
 
 
