@@ -40,7 +40,7 @@ class Source(NamedTuple):
 
     @contextmanager
     def opened(self) -> Iterator[tuple[Readers, Readers]]:
-        """The readers of pictures and of tables, which many threads may call at once. Raises UserError if no zip."""
+        """The readers of pictures and of tables, which are thread-safe. Raises UserError if the zip is damaged."""
         files = (self.pictures, self.tables)
         pictures, tables = ({name: Path(path).read_bytes for name, path in some.items()} for some in files)
         if pictures:
@@ -54,13 +54,13 @@ class Source(NamedTuple):
         with archive:
 
             def read(info: zipfile.ZipInfo) -> bytes:
-                # zipfile inflates whatever is packed in another way without a bound.
+                # zipfile puts no bound on what other methods (bzip2, LZMA) decompress to.
                 if info.file_size > MAX_BYTES or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise ValueError(f"{info.file_size:,} bytes are too many, or it is neither stored nor deflated")
                 with lock, archive.open(info) as file:
-                    return file.read(info.file_size)  # without the size, it would inflate even what exceeds it
+                    return file.read(info.file_size)  # bounded, should the entry hold more than it says
 
-            lock = threading.Lock()  # zipfile counts its open entries without one
+            lock = threading.Lock()  # zipfile's count of open entries is not thread-safe
             for info in archive.infolist():
                 base = info.filename.rpartition("/")[2]
                 if base in TABLES:
@@ -88,8 +88,8 @@ def find(path: Path) -> Source:
         if len(zips) > 1 and not pictures:
             raise UserError(f"{path} holds {len(zips)} zips ({few(zips)}): name one of them")
         path = path if pictures else Path(zips[0])
-    # Tables may also lie around the zip or folder, or around its target if it is a link; those nearest to it win. Anno
-    # and Eval are what CelebA's own Google Drive calls the folders beside that of the zip.
+    # Tables may also lie around the zip or folder, or around its target if it is a link; the nearest win. Anno and Eval
+    # are the folders of tables in CelebA's own Google Drive, beside that of the zip.
     parents = [parent for place in (path.resolve(), path.absolute()) for parent in (place.parent.parent, place.parent)]
     near = [parent / inner / table for parent in parents for inner in ("Anno", "Eval", "") for table in TABLES]
     return Source(path, pictures, {table.name: str(table) for table in near if os.path.lexists(table)} | tables)

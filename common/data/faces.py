@@ -54,11 +54,11 @@ DOWNLOAD_SECONDS = 3_600  # at most
 class Faces:
     """Square face pictures, in the order of their names, and what is known about them.
 
-    images: (N, 3, S, S) uint8 RGB, channels_last; mapped from the cache, so read when first used.
+    images: (N, 3, S, S) uint8 RGB, channels_last; mapped from the cache, thus read on first use.
     split: (N,) uint8, 0 train, 1 valid, 2 test.
     attributes: (N, A) bool, named by attribute_names, CelebA's own; None where the pictures have no labels.
     names: N paths in the folder or zip.
-    source: what the pictures are, for the console and the titles of figures; drawn: that they are no photographs.
+    source: what the pictures are, for the console and the titles of figures; drawn: whether draw_faces made them.
     """
 
     images: Tensor
@@ -124,7 +124,7 @@ def _download(celeba: Path) -> str | None:
     try:
         from torchvision import datasets  # here: it takes a second, and few runs need it
 
-        ThreadPool(1).apply_async(fetch).get(DOWNLOAD_SECONDS)  # its thread dies with the run, whatever it waits for
+        ThreadPool(1).apply_async(fetch).get(DOWNLOAD_SECONDS)  # a daemon thread: it never outlives the run
     except Exception as error:
         return " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".: ")
 
@@ -152,11 +152,11 @@ def _prepare(source: archive.Source, size: int, file: BinaryIO) -> dict[str, obj
         queue = sorted(pictures.items())
         chunks = [queue[start : start + CHUNK] for start in range(0, len(queue), CHUNK)]
         bar = tqdm(total=len(queue), desc="preparing faces", unit="face", disable=None)
-        for start in range(0, len(chunks), AHEAD):  # few at a time: neither memory nor Ctrl-C waits for all of them
+        for start in range(0, len(chunks), AHEAD):  # bounds the memory and the wait after Ctrl-C
             for good, bad, pixels in pool.map(partial(_decode_chunk, size=size), chunks[start : start + AHEAD]):
                 aligned |= good
                 broken += bad
-                file.write(pixels)  # not mapped: a full disk is then an error, not a signal
+                file.write(pixels)  # not mapped: a full disk then raises, without SIGBUS
                 bar.update(len(good) + len(bad))
         bar.close()
     if broken:
@@ -203,7 +203,7 @@ def _decode_chunk(pictures: list[tuple[str, Callable]], size: int) -> tuple[dict
         except Exception as error:  # on damaged bytes Pillow and zipfile raise nearly anything
             reason = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error)
             bad.append(f"{name}: {reason or type(error).__name__}")
-    # Those of one size at once: one by one, the threads would pass their lock around for a third of the time.
+    # Neighbours of one size at once: one by one, the threads would contend for the GIL a third of the time.
     stacks = (torch.from_numpy(np.stack([*equal])).permute(0, 3, 1, 2) for _, equal in groupby(squares, np.shape))
     resize = partial(F.interpolate, size=(size, size), mode="bilinear", antialias=True)
     return good, bad, b"".join(resize(stack).permute(0, 2, 3, 1).numpy().tobytes() for stack in stacks)
@@ -213,8 +213,8 @@ def _decode(data: bytes, name: str, size: int) -> tuple[np.ndarray, bool]:
     """One picture as (S, S, 3) uint8 RGB, and whether it is an aligned CelebA picture."""
     named = ALIGNED_NAME.fullmatch(name) is not None
     if named and data[158:168] == ALIGNED_FRAME:
-        # Once resized, these are Pillow's pixels within a grey level, in half the time. What torchvision can't read is
-        # left to Pillow, as is everything once torchvision has removed its decoder, which it plans to.
+        # Once resized, these are Pillow's pixels within a grey level, in half the time. Pillow reads what torchvision
+        # can't, and will read everything once torchvision drops its deprecated decoder.
         with contextlib.suppress(ImportError, RuntimeError):
             from torchvision.io import ImageReadMode, decode_jpeg  # here: it takes a second, and few runs need it
 
