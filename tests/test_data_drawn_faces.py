@@ -20,7 +20,7 @@ def label(drawing, name):
 def test_every_size_has_its_shape_and_a_face_in_each_picture(size):
     count = BLOCK + 3
     images, attributes, names = draw_faces(count, size)
-    assert images.shape == (count, size, size, 3) and images.dtype == np.uint8
+    assert images.shape == (count, size, size, 3) and images.dtype == np.uint8 and images.flags.c_contiguous
     assert attributes.shape == (count, len(names)) and attributes.dtype == bool
     assert images.std(axis=(1, 2)).min() > 5, "some picture is nearly empty"
 

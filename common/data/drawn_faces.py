@@ -157,4 +157,4 @@ def _draw(face: dict[str, np.ndarray], size: int) -> np.ndarray:
     bangs = np.minimum(locks, np.maximum(cap, y + 0.3 + 0.03 * np.cos(12 * x)))
     shine = shade + 0.25 * np.maximum(1 - np.abs(y + 0.75) * 4, 0)
     paint(hair * shine, np.where(face["Bangs"] > 0, bangs, locks))
-    return np.clip(image + 0.5, 0, 255).astype(np.uint8).transpose(1, 2, 3, 0)
+    return np.ascontiguousarray(np.clip(image + 0.5, 0, 255).astype(np.uint8).transpose(1, 2, 3, 0))
