@@ -1,9 +1,9 @@
-"""A convolutional variational autoencoder on faces: CelebA, one's own pictures, or drawn ones.
+"""A convolutional variational autoencoder on faces: CelebA, your own pictures, or drawn ones.
 
-python vanilla_vae_celeba.py --epochs 20                 train, then write images/4.png and its siblings
-python vanilla_vae_celeba.py --faces img_align_celeba.zip    CelebA from where it is, in any of its layouts
+python vanilla_vae_celeba.py --epochs 20                 train, then write images/4.png and the other figures
+python vanilla_vae_celeba.py --faces img_align_celeba.zip    read CelebA from this zip or folder
 python vanilla_vae_celeba.py --faces drawn --epochs 3    a quick try without any download
-python vanilla_vae_celeba.py --beta 1                    the ELBO itself: sharper, but worse samples
+python vanilla_vae_celeba.py --beta 1                    the ELBO itself: sharper reconstructions, worse samples
 python vanilla_vae_celeba.py --ae                        the same network as a plain autoencoder
 python vanilla_vae_celeba.py --resume                    continue after an interruption, or draw the figures again
 """
@@ -25,12 +25,11 @@ from common.metrics import active_units
 SCRIPT = "vanilla_vae_celeba"
 
 EPOCHS = 20
-BATCH_SIZE = 64  # at most; short runs take smaller batches
+BATCH_SIZE = 64  # in long runs; short ones take smaller batches unless --batch-size is given
 LEARNING_RATE = 2e-3
 LATENT_DIM = 128
-BETA = 24.0  # found by the sweep in the README: reconstructions stay sharp, and prior samples are faces
-SIZES = (32, 64, 128)
-WIDTHS = (64, 96, 192)  # channels at a quarter of the size, an eighth, ...; the last one repeats
+BETA = 24.0  # sharp reconstructions and good samples together: the sweep in tests/measure/README.md
+WIDTHS = {32: (64, 96), 64: (64, 96, 192), 128: (64, 96, 192, 192)}  # size: channels at size/4, size/8, ..., 4 pixels
 
 
 class Norm(nn.GroupNorm):
@@ -43,35 +42,29 @@ class Norm(nn.GroupNorm):
         return super().forward(maps.float())  # in bf16, PyTorch takes six times as long on a CPU
 
 
-def widths(size: int) -> list[int]:
-    """Channels at size/4, size/8, ..., 4 pixels."""
-    halvings = int(math.log2(size // 8))
-    return [WIDTHS[min(index, len(WIDTHS) - 1)] for index in range(halvings)]
-
-
 class VariationalAutoencoder(nn.Module):
-    """(3, size, size) pictures -> a Gaussian over `latent_dim` numbers -> the means of the pixels.
+    """(3, size, size) pictures -> a Gaussian over `latent_dim` numbers -> the mean of each pixel.
 
-    Large maps are the costly ones, so there are none: the encoder begins with a stride of 4, and every layer of the
-    decoder makes 2x2 pixels out of channels, the last one 4x4 (Shi et al. 2016, "Real-Time Single Image and Video
-    Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network").
+    Large feature maps are expensive, so the network avoids them: the encoder begins with a stride of 4, and every
+    convolution of the decoder turns channels into blocks of 2x2 pixels, the last one of 4x4 (Shi et al. 2016,
+    "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network").
     """
 
     def __init__(self, latent_dim: int, size: int):
         super().__init__()
-        channels = widths(size)
-        top = channels[-1]
+        channels = WIDTHS[size]
+        deepest = channels[-1]  # at 4x4 pixels
 
         layers = [nn.Conv2d(3, channels[0], 8, stride=4, padding=2), Norm(channels[0]), nn.SiLU()]
         for inputs, outputs in itertools.pairwise(channels):
             layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), Norm(outputs), nn.SiLU()]
-        self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(top * 16, 2 * latent_dim))
+        self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(deepest * 4 * 4, 2 * latent_dim))
 
-        layers = [nn.Linear(latent_dim, top * 16), nn.Unflatten(1, (top, 4, 4)), Norm(top), nn.SiLU()]
+        layers = [nn.Linear(latent_dim, deepest * 4 * 4), nn.Unflatten(1, (deepest, 4, 4)), Norm(deepest), nn.SiLU()]
         for inputs, outputs in itertools.pairwise(reversed(channels)):
             layers += [nn.Conv2d(inputs, 4 * outputs, 3, padding=1), nn.PixelShuffle(2), Norm(outputs), nn.SiLU()]
-        self.decoder = nn.Sequential(*layers, nn.Conv2d(channels[0], 48, 3, padding=1), nn.PixelShuffle(4))
-        self.register_buffer("variance", torch.ones(()))  # of the decoder's Gaussian outside training, see `calibrate`
+        self.decoder = nn.Sequential(*layers, nn.Conv2d(channels[0], 3 * 4 * 4, 3, padding=1), nn.PixelShuffle(4))
+        self.register_buffer("variance", torch.ones(()))  # of p(x|z) outside training, see `calibrate`
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, S, S) in [0, 1] -> mean and log-variance of q(z|x), (B, D) each."""
@@ -79,12 +72,12 @@ class VariationalAutoencoder(nn.Module):
         return mean, log_variance
 
     def decode(self, latent: Tensor) -> Tensor:
-        """latent (B, D) -> the means of the pixels (B, 3, S, S), meant for [0, 1] but not held there."""
+        """Latent vectors (B, D) -> the mean of each pixel (B, 3, S, S), not clamped to [0, 1]."""
         return self.decoder(latent).float()
 
 
 def reparameterize(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """A sample of N(mean, exp(log_variance)), (B, D), that passes gradients on (Kingma & Welling 2014, section 2.4)."""
+    """A differentiable sample of N(mean, exp(log_variance)), (B, D) (Kingma & Welling 2014, section 2.4)."""
     noise = torch.randn_like(mean)
     return mean + noise * torch.exp(0.5 * log_variance)
 
@@ -94,21 +87,22 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
 
 
-def loss(model: VariationalAutoencoder, images: Tensor, beta: float = 1.0, plain: bool = False) -> dict[str, Tensor]:
+def loss(model: VariationalAutoencoder, images: Tensor, beta: float = 1.0, ae: bool = False) -> dict[str, Tensor]:
     """The negative ELBO and its terms in nats per image, and the mean squared error of the pixels; (B,) each.
 
     p(x|z) is a Gaussian with a single variance for all pixels. In training it is the batch's mean squared error, its
     maximum-likelihood value (Rybkin et al. 2021, "Simple and Effective VAE Training with Calibrated Decoders"), so
-    that the weight of the KL, `beta`, means the same at every image size. `plain` makes it an autoencoder: the code
-    is the mean, and there is no KL.
+    that the weight of the KL, `beta`, means the same at every image size. `ae` makes it an autoencoder: the code is
+    the mean, there is no KL, and "neg_elbo" is no bound.
     """
     mean, log_variance = model.encode(images)
-    reconstruction = model.decode(mean if plain else reparameterize(mean, log_variance))
+    reconstruction = model.decode(mean if ae else reparameterize(mean, log_variance))
     squared_error = (reconstruction - images).square().flatten(1).sum(dim=1)
     pixels = images.shape[1:].numel()
+    # batch_mean also averages over processes; with a single one, it is values.mean().
     variance = training.batch_mean(squared_error.detach()) / pixels if model.training else model.variance
     recon = 0.5 * (pixels * torch.log(2 * math.pi * variance) + squared_error / variance)
-    kl = torch.zeros_like(recon) if plain else kl_divergence(mean, log_variance)
+    kl = torch.zeros_like(recon) if ae else kl_divergence(mean, log_variance)
     return {"loss": recon + beta * kl, "neg_elbo": recon + kl, "recon": recon, "kl": kl, "mse": squared_error / pixels}
 
 
@@ -121,7 +115,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     flags = cli.parser(SCRIPT, __doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RATE, latent_dim=LATENT_DIM)
     flags.add_argument("--beta", type=cli.non_negative_float, default=BETA, help="weight of the KL; 1 is the ELBO")
     flags.add_argument("--ae", action="store_true", help="a plain autoencoder: no sampling, no KL")
-    flags.add_argument("--size", type=int, choices=SIZES, default=64, help="width and height of the pictures")
+    flags.add_argument("--size", type=int, choices=WIDTHS, default=64, help="width and height of the pictures")
     flags.add_argument("--faces", metavar="PATH", help="a zip or folder of pictures, or the word drawn (default: "
                        "DATA_DIR/celeba, then torchvision's download, then drawn faces)")  # fmt: skip
     return flags.parse_args(argv)
@@ -139,45 +133,46 @@ def main(argv: list[str] | None = None) -> None:
         batch_size = args.batch_size or training.batch_size(len(train), args.epochs, most=BATCH_SIZE)
         model = VariationalAutoencoder(args.latent_dim, args.size)
         model = model.to(run.device, memory_format=run.memory_format)
-        step = run.prepare(model, functools.partial(loss, beta=args.beta, plain=args.ae), train[:batch_size])
-        optimizer = training.Optimizer(model, args.lr, run.precision)
-        elbo = functools.partial(loss, plain=args.ae)
+        compute_loss = run.prepare(model, functools.partial(loss, beta=args.beta, ae=args.ae), train[:batch_size])
+        optimizer = training.Optimizer(model, args.lr, run.precision)  # Muon and AdamW, with one learning-rate cycle
+        unweighted_loss = functools.partial(loss, ae=args.ae)
 
         for epoch in run.epochs(model, optimizer, train, batch_size, augment=random_flip):
             for batch in epoch:  # (B, 3, S, S) in [0, 1]
-                terms = epoch.mean(step(batch))
+                terms = epoch.mean(compute_loss(batch))  # over the batch
                 optimizer.zero_grad()
                 terms["loss"].backward()
                 optimizer.step()
             calibrate(model, epoch.means["mse"])
-            epoch.validate(elbo, valid, names=("neg_elbo", "recon", "kl", "mse"))
+            epoch.validate(unweighted_loss, valid, names=("neg_elbo", "recon", "kl", "mse"))
 
         encode, decode = run.batched(lambda images: model.encode(images)[0]), run.batched(model.decode)
 
-        def squared_error(images: Tensor) -> Tensor:
+        def mse(images: Tensor) -> Tensor:
             return (model.decode(model.encode(images)[0]) - images).square().flatten(1).mean(dim=1)
 
         train_latent, latent = encode(train), encode(test)
-        terms = training.evaluate(model, elbo, test, run.device)
+        terms = training.evaluate(model, unweighted_loss, test, run.device)
         scores = {
-            "neg_elbo": terms["neg_elbo"],
-            # A density over [0, 1] becomes the probability of one of its levels, which are 1/255 apart.
-            "bits_per_dim": terms["neg_elbo"] / (3 * args.size**2 * math.log(2)) + math.log2(255),
-            "mse": run.batched(squared_error)(test).mean().item(),
-            "kl": terms["kl"],
+            "mse": run.batched(mse)(test).mean().item(),  # of the mean codes; that of `terms` is of samples
             "active_units": active_units(latent),
             "sigma": model.variance.sqrt().item(),
         }
+        subtitle = f"test MSE {scores['mse']:.4f}"
+        if not args.ae:
+            # The probability of a grey level is about its density times 1/255, the spacing of the levels.
+            bits_per_dim = terms["neg_elbo"] / (3 * args.size**2 * math.log(2)) + math.log2(255)
+            scores |= {"neg_elbo": terms["neg_elbo"], "bits_per_dim": bits_per_dim, "kl": terms["kl"]}
+            subtitle += f", KL {terms['kl']:.0f} nats, {bits_per_dim:.2f} bits/dim"
         run.write_results(faces.source, scores)
 
         title = f"{'Autoencoder' if args.ae else f'VAE (beta {args.beta:g})'} on {faces.source}"
         title += " (no CelebA here)" if faces.drawn else ""
-        subtitle = f"test MSE {scores['mse']:.4f}, KL {scores['kl']:.0f} nats, {scores['bits_per_dim']:.2f} bits/dim"
         labels = None if faces.attributes is None else faces.attributes[faces.split == TRAIN][: args.limit]
         figures = FaceFigures(test.cpu(), latent, train_latent, decode, title, subtitle, args.images_dir, SCRIPT)
         figures.interpolation(args.images_dir / "4.png")
         figures.reconstructions()
-        figures.samples()
+        figures.samples()  # decoded from z ~ N(0, I), and from a Gaussian fitted to the training codes
         figures.attributes(labels, faces.attribute_names)
         nats = {"neg_elbo": "-ELBO (nats per image)", "recon": "reconstruction (nats)", "kl": "KL (nats)"}
         figures.curves(run.history, nats | {"mse": "mean squared error"})

@@ -1,6 +1,6 @@
 """A variational autoencoder on MNIST with a two-dimensional latent space.
 
-python vanilla_vae_mnist.py                   train, then write images/3.png and its siblings
+python vanilla_vae_mnist.py                   train, then write images/3.png and the other figures
 python vanilla_vae_mnist.py --epochs 2 --limit 5000  a quick try
 python vanilla_vae_mnist.py --latent-dim 20   a larger latent space, for better likelihoods
 python vanilla_vae_mnist.py --beta 4          weigh the KL term more (Higgins et al. 2017)
@@ -25,7 +25,7 @@ from common.metrics import active_units, knn_accuracy, log_likelihood
 SCRIPT = "vanilla_vae_mnist"
 
 EPOCHS = 34
-BATCH_SIZE = 512  # at most; short runs take smaller batches
+BATCH_SIZE = 512  # in long runs; short ones take smaller batches unless --batch-size is given
 LEARNING_RATE = 4e-3
 LATENT_DIM = 2  # can be drawn
 BETA = 1.0  # the evidence lower bound itself
@@ -43,7 +43,7 @@ class VariationalAutoencoder(nn.Module):
             *(nn.Linear(512, 128), nn.SiLU()),
             *(nn.Linear(128, 128), nn.SiLU()),
             *(nn.Linear(128, 128), nn.SiLU()),
-            nn.LayerNorm(128),
+            nn.LayerNorm(128),  # as in the autoencoder; here the KL bounds the codes already
             nn.Linear(128, 2 * latent_dim),
         )
         self.decoder = nn.Sequential(
@@ -65,7 +65,7 @@ class VariationalAutoencoder(nn.Module):
 
 
 def reparameterize(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """A sample of N(mean, exp(log_variance)), (B, D), that passes gradients on (Kingma & Welling 2014, section 2.4)."""
+    """A differentiable sample of N(mean, exp(log_variance)), (B, D) (Kingma & Welling 2014, section 2.4)."""
     noise = torch.randn_like(mean)
     return mean + noise * torch.exp(0.5 * log_variance)
 
@@ -91,7 +91,7 @@ def loss(model: VariationalAutoencoder, images: Tensor, beta: float = 1.0) -> di
 
 def parse_args(argv: list[str] | None = None) -> Namespace:
     flags = cli.parser(SCRIPT, __doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RATE, latent_dim=LATENT_DIM)
-    flags.add_argument("--dataset", choices=DATASETS, default="MNIST", help="torchvision's name of the data set")
+    flags.add_argument("--dataset", choices=DATASETS, default="MNIST", help="the data set, by its torchvision name")
     flags.add_argument("--beta", type=cli.non_negative_float, default=BETA, help="weight of the KL; 1 is the ELBO")
     return flags.parse_args(argv)
 
@@ -103,12 +103,12 @@ def main(argv: list[str] | None = None) -> None:
         images = train.images[: args.limit].to(run.device)
         batch_size = args.batch_size or training.batch_size(len(images), args.epochs, most=BATCH_SIZE)
         model = VariationalAutoencoder(args.latent_dim).to(run.device)
-        step = run.prepare(model, functools.partial(loss, beta=args.beta), images[:batch_size])
-        optimizer = training.Optimizer(model, args.lr, run.precision)
+        compute_loss = run.prepare(model, functools.partial(loss, beta=args.beta), images[:batch_size])
+        optimizer = training.Optimizer(model, args.lr, run.precision)  # Muon and AdamW, with one learning-rate cycle
 
         for epoch in run.epochs(model, optimizer, images, batch_size):
             for batch in epoch:  # (B, 1, 28, 28) in [0, 1]
-                terms = epoch.mean(step(batch))
+                terms = epoch.mean(compute_loss(batch))  # over the batch
                 optimizer.zero_grad()
                 terms["loss"].backward()
                 optimizer.step()
@@ -116,8 +116,8 @@ def main(argv: list[str] | None = None) -> None:
         encode = run.batched(lambda images: model.encode(images)[0])
         decode = run.batched(lambda latent: model.decode(latent).sigmoid())
         latent = encode(test.images)
-        grey = training.evaluate(model, loss, test.images, run.device)
-        binary = binarized(test.images, training.EVALUATION_SEED)
+        terms = training.evaluate(model, loss, test.images, run.device)
+        binary = binarized(test.images, training.EVALUATION_SEED)  # the same images with every pixel 0 or 255
         bound = functools.partial(
             log_likelihood,
             encode=model.encode,
@@ -126,10 +126,10 @@ def main(argv: list[str] | None = None) -> None:
             generator=torch.Generator(run.device).manual_seed(training.EVALUATION_SEED),
         )
         scores = {
-            "neg_elbo_grey": grey["neg_elbo"],
+            "neg_elbo_grey": terms["neg_elbo"],
             "neg_elbo_binary": training.evaluate(model, loss, binary, run.device)["neg_elbo"],
-            "recon_grey": grey["recon"],
-            "kl": grey["kl"],
+            "recon_grey": terms["recon"],
+            "kl": terms["kl"],
             "active_units": active_units(latent),
             "mse": (decode(latent) - to_float(test.images)).square().mean().item(),
             "knn": knn_accuracy(encode(images), train.labels[: args.limit], latent, test.labels),
@@ -139,21 +139,21 @@ def main(argv: list[str] | None = None) -> None:
         if scores["kl"] < 1 or scores["active_units"] == 0:
             print(
                 f"warning: the posterior has collapsed to the prior (KL {scores['kl']:.2f} nats, "
-                f"{scores['active_units']} active units): the codes say nothing of the images; lower --beta or --lr",
+                f"{scores['active_units']} active units): its codes carry no information; lower --beta or --lr",
                 file=sys.stderr,
             )
 
         title = f"Variational autoencoder on {args.dataset}"
         subtitle = (
-            f"test -ELBO {scores['neg_elbo_grey']:.1f} nats, {scores['kl']:.1f} of them KL; MSE {scores['mse']:.4f}; "
-            f"accuracy of 5 nearest neighbours {scores['knn']:.1%}"
+            f"test -ELBO {scores['neg_elbo_grey']:.1f} nats, of which KL {scores['kl']:.1f}; MSE {scores['mse']:.4f}; "
+            f"5-NN accuracy {scores['knn']:.1%}"
         )
         figures = DigitFigures(test, latent, decode, title, subtitle, args.images_dir, SCRIPT, prior=True)
         figures.map(args.images_dir / "3.png")
         figures.interpolation()
         figures.reconstructions()
         figures.manifold()
-        figures.samples()
+        figures.samples(decode(torch.randn(100, args.latent_dim)))  # z ~ N(0, I), then the decoder
         figures.curves(run.history, {"recon": "reconstruction (nats per image)", "kl": "KL (nats per image)"})
         page = args.images_dir / f"{SCRIPT}_explorer.html"
         digit_page.write(page, test, latent, model.encoder, model.decoder, title, prior=True)

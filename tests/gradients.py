@@ -29,7 +29,7 @@ def gradients(folder: Path) -> tuple[float, list[dict[str, torch.Tensor]]]:
     args = Namespace(epochs=1, seed=0, lr=1.0, run_dir=folder, images_dir=folder, **flags)
     with training.start("test", args) as run:
         model = vanilla_vae_celeba.VariationalAutoencoder(8, 32)
-        loss = functools.partial(vanilla_vae_celeba.loss, plain=True)
+        loss = functools.partial(vanilla_vae_celeba.loss, ae=True)
         images = torch.randint(0, 256, (7, 3, 32, 32), generator=torch.Generator().manual_seed(5)).byte()
         step, recorder = run.prepare(model, loss, images), Recorder(model)
         for epoch in run.epochs(model, recorder, images, batch_size=4):

@@ -40,7 +40,7 @@ def model(trained):
     return model.eval()
 
 
-@pytest.mark.parametrize("size", script.SIZES)
+@pytest.mark.parametrize("size", script.WIDTHS)
 @pytest.mark.parametrize("count", [1, 3])
 def test_pictures_of_every_size_go_through_a_code_and_back(size, count):
     model = script.VariationalAutoencoder(10, size)
@@ -85,14 +85,14 @@ def test_the_training_variance_is_the_one_of_greatest_likelihood():
 def test_the_loss_of_a_batch_is_the_size_weighted_loss_of_its_parts():
     """With the variance given; a batch's own variance ties its images together."""
     model, images = script.VariationalAutoencoder(4, 32).eval(), torch.rand(7, 3, 32, 32)
-    whole = script.loss(model, images, plain=True)["loss"].mean()
-    parts = [script.loss(model, part, plain=True)["loss"].mean() * len(part) / 7 for part in images.split([2, 5])]
+    whole = script.loss(model, images, ae=True)["loss"].mean()
+    parts = [script.loss(model, part, ae=True)["loss"].mean() * len(part) / 7 for part in images.split([2, 5])]
     torch.testing.assert_close(whole, sum(parts))
 
 
 def test_plain_autoencoder_has_no_noise_and_no_kl():
     model, images = script.VariationalAutoencoder(4, 32).eval(), torch.rand(2, 3, 32, 32)
-    first, second = (script.loss(model, images, beta=5, plain=True) for _ in range(2))
+    first, second = (script.loss(model, images, beta=5, ae=True) for _ in range(2))
     assert torch.equal(first["loss"], second["loss"]) and (first["kl"] == 0).all()
     noisy = [script.loss(model, images)["loss"] for _ in range(2)]
     assert not torch.equal(*noisy)

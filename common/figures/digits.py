@@ -17,7 +17,6 @@ from common.metrics import median_filter, psnr
 PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))  # Every class once, so that none is picked for its looks.
 STEPS = 12  # pictures between the two of a pair
 GRID = 24  # pictures along each side of the manifold
-SAMPLES_SEED = 0
 NOISE_SEED = 0
 
 
@@ -103,11 +102,10 @@ class DigitFigures:
         title = f"{self.title}: images decoded from a grid of points in the latent plane"
         sheets.save(maps.manifold(decoded.numpy(), extent, title, self.plane.axis_names, note), self.path("manifold"))
 
-    def samples(self) -> None:
-        """Images decoded from random draws of the prior."""
-        noise = torch.randn(100, self.latent.shape[1], generator=torch.Generator().manual_seed(SAMPLES_SEED))
+    def samples(self, images: Tensor) -> None:
+        """`images` (100, 1, 28, 28), decoded from random draws of the prior."""
         title = f"{self.title}: decoded from 100 random draws of the prior"
-        rows = self.decode(noise).view(10, 10, 28, 28)
+        rows = images.view(10, 10, 28, 28)
         sheets.save(sheets.pictures(rows.numpy(), title), self.path("samples"))
 
     def denoising(self, noise: float, restore: Callable[[Tensor], Tensor]) -> dict[str, float]:

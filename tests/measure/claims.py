@@ -317,7 +317,7 @@ def draw_samples(models: dict[str, Model], codes: dict[str, Tensor], columns: in
     rows, names = [], []
     for name, model in models.items():
         mean, factor = fit_gaussian(codes[name])
-        noise = torch.randn(2 * columns, len(mean), generator=torch.Generator().manual_seed(digit_figures.SAMPLES_SEED))
+        noise = torch.randn(2 * columns, len(mean), generator=torch.Generator().manual_seed(face_figures.SAMPLES_SEED))
         for way, points in (("N(0, I)", noise), ("fitted Gaussian", mean + noise @ factor.T)):
             rows.append(model.decode(points).unflatten(0, (2, columns)))
             names += [f"{name}\n{way}", ""]
