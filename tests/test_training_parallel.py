@@ -30,7 +30,7 @@ def test_the_gradient_is_that_of_the_global_batch(tmp_path):
     """Also where the processes don't divide it, and with a variance that belongs to the whole batch."""
     together = torchrun(3, ROOT / "tests/gradients.py", tmp_path / "together")
     loss, steps = gradients(tmp_path / "alone")
-    output, errors = together.communicate(timeout=120)
+    output, errors = together.communicate(timeout=300)
     assert together.returncode == 0, errors
     assert output.count("epoch 1/1") == 1  # the first process alone prints
     found_loss, found = torch.load(tmp_path / "together/gradients.pt")
@@ -66,7 +66,7 @@ def two_processes(tmp_path_factory, small_data):
     """An epoch of the autoencoder in two processes: its folder, and what it printed."""
     folder = tmp_path_factory.mktemp("two")
     job = torchrun(2, ROOT / "vanilla_ae.py", *flags(small_data, folder, "--epochs", "1"))
-    output, errors = job.communicate(timeout=120)
+    output, errors = job.communicate(timeout=300)
     assert job.returncode == 0, errors
     return folder, output
 
@@ -89,7 +89,7 @@ def test_three_processes_resume_what_two_began_and_continue_when_they_are_restar
     job = torchrun(3, ROOT / "vanilla_ae.py", *arguments, restarts=1)
     read_until(job, "epoch 2/9")
     kill_a_process_of(job)
-    output, errors = job.communicate(timeout=120)
+    output, errors = job.communicate(timeout=300)
     assert job.returncode == 0, errors
     assert "epoch 2/9" not in output and "epoch 9/9" in output
     with pytest.MonkeyPatch.context() as patch:
@@ -101,7 +101,7 @@ def test_three_processes_resume_what_two_began_and_continue_when_they_are_restar
 
 def test_more_processes_than_images_in_a_batch_are_refused(tmp_path, small_data):
     job = torchrun(2, ROOT / "vanilla_ae.py", *flags(small_data, tmp_path, "--epochs", "1", "--limit", "1"))
-    _, errors = job.communicate(timeout=120)
+    _, errors = job.communicate(timeout=300)
     assert job.returncode != 0
     assert "error: 1 images in batches of 48 are too few for 2 processes" in errors
 
