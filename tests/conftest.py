@@ -23,6 +23,10 @@ ROOT = Path(__file__).parents[1]
 # A shell that starts the tests in the background lets them, and the scripts that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# On models as small as those of the tests, several threads spend their time waiting for one another, most of all where
+# other programs run. Processes that tests start get OMP_NUM_THREADS=1 for the same bits.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def digits():

@@ -39,7 +39,7 @@ def flags(script, data_dir, folder, *arguments):
 def start(script, *arguments):
     """The script in a process of its own, as a user starts it."""
     command = [sys.executable, "-u", ROOT / f"{script}.py", *flags(script, *arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # several runs at once would slow one another down
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process, for the same bits
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, **pipes)
 
@@ -58,15 +58,10 @@ def read_until(process, text):
 
 
 def train_here(script, *arguments):
-    """The script in this process, without figures, on one thread as in those of `start`: they give the same bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            draw_nothing(patch, SCRIPTS[script])
-            SCRIPTS[script].main(flags(script, *arguments))
-    finally:
-        torch.set_num_threads(threads)
+    """The script in this process, without figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch, SCRIPTS[script])
+        SCRIPTS[script].main(flags(script, *arguments))
 
 
 @pytest.fixture(scope="module")
