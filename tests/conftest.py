@@ -48,13 +48,13 @@ def small_data(tmp_path_factory):
     raw = folder / "MNIST/raw"
     raw.mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
-    for part, count in (("train", 3000), ("t10k", 300)):
+    for part, count in (("train", 1600), ("t10k", 300)):
         labels = torch.arange(count).remainder(10).byte()
         images = torch.randint(0, 256, (count, 28, 28), generator=generator).byte() // (1 + labels[:, None, None])
         write_idx(raw / f"{part}-images-idx3-ubyte", images, packed=False)
         write_idx(raw / f"{part}-labels-idx1-ubyte", labels, packed=False)
     (folder / "faces_here").mkdir()
-    for number, face in enumerate(draw_faces(400, 32).images):
+    for number, face in enumerate(draw_faces(300, 32).images):
         Image.fromarray(face).save(folder / "faces_here" / f"{number}.png")
     return folder
 

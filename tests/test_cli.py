@@ -109,9 +109,10 @@ def test_help_names_the_default_of_every_flag(capsys, script):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_and_sigterm_keep_the_last_finished_epoch(tmp_path, small_data, number, code):
-    command = [sys.executable, "-u", ROOT / "vanilla_ae.py", "--data-dir", small_data, "--limit", "2000"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen([*command, "--epochs", "500"], cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) as process:
+    command = [sys.executable, "-u", ROOT / "vanilla_ae.py", "--data-dir", small_data, "--precision", "fp32"]
+    options = {"cwd": tmp_path, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*command, "--epochs", "500"], **options, **pipes) as process:
         for line in process.stdout:
             if line.startswith("epoch 2/"):
                 break

@@ -9,6 +9,7 @@ from conftest import draw_nothing
 from measure import claims
 
 from common.data import faces as celeba
+from common.data.digits import Digits
 from common.training import checkpoint, device
 
 QUICK = ["--epochs", "1", "--limit", "600", "--device", "cpu"]
@@ -17,6 +18,8 @@ QUICK = ["--epochs", "1", "--limit", "600", "--device", "cpu"]
 @pytest.fixture
 def small(monkeypatch, few_digits):
     """Few digits, dimensions, labels, seeds and epochs of the classifier; only this program's own figures."""
+    train, test = few_digits
+    test = Digits(test.images[:600], test.labels[:600], test.classes)
     monkeypatch.setattr(claims, "DIMENSIONS", (2, 3))
     monkeypatch.setattr(claims, "FIGURE_DIMENSIONS", 3)
     monkeypatch.setattr(claims, "LABELS", (100, 300))
@@ -31,7 +34,7 @@ def small(monkeypatch, few_digits):
     monkeypatch.setattr(device, "SECONDS", 0.0)
     draw_nothing(monkeypatch, claims.vanilla_ae, claims.vanilla_vae_mnist, claims.vanilla_vae_celeba)
     for module in (claims, claims.vanilla_ae, claims.vanilla_vae_mnist):
-        monkeypatch.setattr(module, "load_digits", lambda *_: few_digits)
+        monkeypatch.setattr(module, "load_digits", lambda *_: (train, test))
 
 
 def test_the_claims_of_digits_are_measured_printed_and_drawn(small, tmp_path, capsys, few_digits):

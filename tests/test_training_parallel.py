@@ -62,17 +62,17 @@ def read_until(job, text):
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory, small_data):
-    """An epoch of the autoencoder in two processes: its folder, and what it printed."""
-    folder = tmp_path_factory.mktemp("two")
-    job = torchrun(2, ROOT / "vanilla_ae.py", *flags(small_data, folder, "--epochs", "1"))
+def three_processes(tmp_path_factory, small_data):
+    """An epoch of the autoencoder in three processes: its folder, and what it printed."""
+    folder = tmp_path_factory.mktemp("three")
+    job = torchrun(3, ROOT / "vanilla_ae.py", *flags(small_data, folder, "--epochs", "1"))
     output, errors = job.communicate(timeout=300)
     assert job.returncode == 0, errors
     return folder, output
 
 
-def test_a_script_in_two_processes_learns_what_it_does_in_one_and_draws_once(two_processes, small_data, tmp_path):
-    folder, output = two_processes
+def test_a_script_in_three_processes_learns_what_it_does_in_one_and_draws_once(three_processes, small_data, tmp_path):
+    folder, output = three_processes
     assert output.count("epoch 1/1") == 1 and output.count("wrote") == 5
     results = json.loads((folder / "run/results.json").read_text())
     assert results["train_images"] == 400 and results["epochs"] == 1
@@ -83,10 +83,12 @@ def test_a_script_in_two_processes_learns_what_it_does_in_one_and_draws_once(two
     assert results["test"]["mse"] == pytest.approx(alone["test"]["mse"], rel=1e-3)
 
 
-def test_three_processes_resume_what_two_began_and_continue_when_they_are_restarted(two_processes, small_data, capsys):
-    folder, _ = two_processes
+def test_two_processes_resume_what_three_began_and_continue_when_they_are_restarted(
+    three_processes, small_data, capsys
+):
+    folder, _ = three_processes
     arguments = flags(small_data, folder, "--epochs", "9", "--resume")
-    job = torchrun(3, ROOT / "vanilla_ae.py", *arguments, restarts=1)
+    job = torchrun(2, ROOT / "vanilla_ae.py", *arguments, restarts=1)
     read_until(job, "epoch 2/9")
     kill_a_process_of(job)
     output, errors = job.communicate(timeout=300)
