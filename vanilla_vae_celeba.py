@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from common import cli, training
 from common.data.faces import TEST, TRAIN, VALID, load_faces
 from common.data.tensors import random_flip, select
+from common.figures import face_page
 from common.figures.faces import FaceFigures
 from common.metrics import active_units
 
@@ -176,6 +177,8 @@ def main(argv: list[str] | None = None) -> None:
         figures.attributes(labels, faces.attribute_names)
         nats = {"neg_elbo": "-ELBO (nats per image)", "recon": "reconstruction (nats)", "kl": "KL (nats)"}
         figures.curves(run.history, nats | {"mse": "mean squared error"})
+        page = args.images_dir / f"{SCRIPT}_explorer.html"
+        face_page.write(page, figures, model.encoder, model.decoder, labels, faces)
         print(f"Open {args.images_dir / '4.png'} first.")
 
 

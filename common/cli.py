@@ -1,6 +1,7 @@
 """The flags that the three scripts share, and how an expected error ends: one clear line, exit code 2."""
 
 import argparse
+import contextlib
 import math
 import signal
 import sys
@@ -33,12 +34,10 @@ def number(kind: type, least: float, above: bool = False, below: float = math.in
     """A flag's type: a finite `kind` of at least `least` (greater than it, if `above`) and under `below`."""
 
     def parse(text: str) -> float:
-        try:
+        with contextlib.suppress(ValueError):
             value = kind(text)
             if (value > least if above else value >= least) and value < below:
                 return value
-        except ValueError:
-            pass
         noun = "a whole number" if kind is int else "a finite number"
         limit = f" and below {below:g}" if below < math.inf else ""
         raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {'above' if above else 'of at least'} {least}{limit}")
@@ -59,12 +58,7 @@ def parser(script: str, description: str, *, epochs: int, batch_size: int, lr: f
     add("--lr", type=number(float, 0, above=True, below=1000), default=lr, help="the learning rate at its peak")
     add("--latent-dim", type=positive_int, default=latent_dim, help="dimensions of the latent space")
     add("--seed", type=number(int, 0, below=2**63), default=0, help="of weights, shuffles and noise")
-    add(
-        "--device",
-        choices=("auto", "cpu", "cuda", "mps"),
-        default="auto",
-        help="auto: the accelerator, otherwise the CPU",
-    )
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: an accelerator, if any")
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: the faster, by a trial")
     add("--compile", action="store_true", help="compile the training step, which pays in long runs on a GPU")
     add("--data-dir", type=Path, default=Path("data"), help="where the data sets are, or go")

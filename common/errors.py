@@ -15,3 +15,8 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in CPU_ALLOCATOR)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of the error's text, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import offline_chromium
 from PIL import Image
 from torch import nn
 
@@ -57,6 +58,21 @@ def small_data(tmp_path_factory):
     for number, face in enumerate(draw_faces(300, 32).images):
         Image.fromarray(face).save(folder / "faces_here" / f"{number}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory):
+    """A headless Chromium without a network, which all tests of pages share."""
+    browser = offline_chromium(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def browser(chromium):
+    """The browser, in which no page may report an error."""
+    yield chromium
+    assert not [entry for entry in chromium.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 def write_idx(path: Path, values: torch.Tensor, packed: bool = True) -> None:

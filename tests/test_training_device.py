@@ -1,7 +1,5 @@
 """The choice of device and of precision, and the words for memory that ran out."""
 
-import time
-
 import pytest
 import torch
 
@@ -19,28 +17,32 @@ def test_an_absent_device_is_an_error():
 
 
 @pytest.mark.parametrize(("slow", "expected"), [("fp32", "bf16"), ("bf16", "fp32"), (None, "fp32")])
-def test_bf16_is_chosen_only_where_it_is_clearly_faster(slow, expected):
+def test_bf16_is_chosen_only_where_it_is_clearly_faster(monkeypatch, slow, expected):
+    now = 0.0
+    monkeypatch.setattr(device.time, "perf_counter", lambda: now)
+
     def step():
+        nonlocal now
         precision = "bf16" if torch.is_autocast_enabled("cpu") else "fp32"
-        time.sleep(0.02 if precision == slow else 0.01)
+        now += 0.02 if precision == slow else 0.01
         return torch.zeros((), requires_grad=True)
 
-    began = time.perf_counter()
     chosen, reason = device.faster_precision(step, CPU)
     assert chosen == expected and "times as long as fp32" in reason
-    assert time.perf_counter() - began < 2 * device.SECONDS
+    assert now < 1.2 * device.SECONDS
 
 
-def test_processes_that_agree_take_equally_many_trial_steps():
-    """Otherwise a loss that waits for the other processes would wait forever."""
-    steps, answers = [], iter([False, False, False, True])
+def test_all_processes_take_as_many_trial_steps_as_the_first_and_its_choice(monkeypatch):
+    """Otherwise a loss that waits for the others would wait forever. The first one's answers are stood in for."""
+    steps, answers = [], iter([False, False, False, True, ("bf16", "the first one's")])
+    monkeypatch.setattr(device.parallel, "first", lambda mine: next(answers))
 
     def step():
         steps.append(1)
         return torch.zeros((), requires_grad=True)
 
-    device.faster_precision(step, CPU, agree=lambda mine: next(answers))
-    assert len(steps) == 2 * (1 + 3)
+    assert device.faster_precision(step, CPU) == ("bf16", "the first one's")
+    assert len(steps) == 2 * 4
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"),

@@ -108,6 +108,24 @@ def test_more_processes_than_images_in_a_batch_are_refused(tmp_path, small_data)
     assert "error: 1 images in batches of 48 are too few for 2 processes" in errors
 
 
+def test_processes_that_see_different_epochs_are_an_error_and_start_nothing(tmp_path, small_data):
+    """As where one machine doesn't see the run's folder: here each process has its own."""
+    program = tmp_path / "apart.py"
+    program.write_text(
+        "import os, sys, vanilla_ae\n"
+        "from common import cli\n"
+        f"cli.run(lambda: vanilla_ae.main([*sys.argv[1:], '--run-dir', {str(tmp_path)!r} + '/' + os.environ['RANK']]))"
+    )
+    (tmp_path / "0").mkdir()
+    state = {"script": "vanilla_ae", "arguments": {}, "data": "", "precision": "fp32", "epoch": 1}
+    checkpoint.save(tmp_path / "0/checkpoint.pt", state | {"model": {}, "optimizer": [], "history": []})
+    # A trial of the precision would be the second process's alone.
+    job = torchrun(2, program, *flags(small_data, tmp_path, "--epochs", "2", "--precision", "auto", "--resume"))
+    output, errors = job.communicate(timeout=300)
+    assert job.returncode != 0 and "epoch 2/" not in output
+    assert f"error: the processes see checkpoints of epochs 0 to 1 in {tmp_path}/" in errors
+
+
 @pytest.fixture(scope="module")
 def two_of_which_one_dies(tmp_path_factory, small_data):
     """Two processes that train on faces, of which one is killed after four epochs: the job's folder and its end."""

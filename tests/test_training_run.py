@@ -1,9 +1,13 @@
 """Runs and their epochs: what a training loop gets, what is kept of it, and its guards."""
 
+from argparse import Namespace
+
 import pytest
 import torch
 from conftest import IMAGES, Mean, make_run, squared_error, train
 
+import common.training.run
+from common import training
 from common.errors import UserError
 from common.training import checkpoint, on_device, parallel
 
@@ -116,17 +120,6 @@ def test_a_resumed_run_keeps_the_precision_of_its_checkpoint(tmp_path, capsys):
     assert resumed.precision == "bf16" and "that of the checkpoint" in capsys.readouterr().out
 
 
-def test_processes_that_continue_after_different_epochs_are_an_error_in_all_of_them(tmp_path, monkeypatch):
-    """As where one machine doesn't see the folder: two processes' extremes are stood in for."""
-    monkeypatch.setattr(parallel, "world", lambda: 2)
-    monkeypatch.setattr(parallel.dist, "all_reduce", lambda extremes, _: extremes.copy_(torch.tensor([3, 0])))
-    for epoch in (0, 3):
-        with pytest.raises(UserError, match=f"continues after epoch {epoch}, others after 0 to 3.*share"):
-            parallel.check_same_epoch(epoch, tmp_path)
-    monkeypatch.setattr(parallel.dist, "all_reduce", lambda extremes, _: extremes)
-    parallel.check_same_epoch(3, tmp_path)
-
-
 def test_pytorch_without_its_distributed_package_is_enough(monkeypatch):
     for name in ("is_initialized", "is_torchelastic_launched", "get_rank", "get_world_size"):
         monkeypatch.delattr(parallel.dist, name)
@@ -145,17 +138,44 @@ def test_a_data_set_that_does_not_fit_stays_on_the_host(monkeypatch):
     assert on_device(IMAGES, torch.device("mps")) is IMAGES
 
 
-def test_a_compiled_step_trains_the_same_model_and_is_not_compiled_again(tmp_path, capsys):
-    plain, compiled, graphs = Mean(), Mean(), []
-    train(plain, squared_error, make_run(tmp_path / "plain", epochs=3))
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [("cpu", torch.channels_last), ("cuda", torch.channels_last), ("mps", torch.contiguous_format)],
+)
+def test_models_and_images_are_channels_last_except_on_mps(tmp_path, monkeypatch, name, layout):
+    """Devices that are not here are stood in for by the CPU, to which `to` then brings the images."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1e9, 0))
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 1e9)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 0)
+    to = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda images, device, **options: to(images, "cpu", **options))
+    images = on_device(torch.zeros(2, 4, 4, 3).permute(0, 3, 1, 2), torch.device(name))
+    assert images.is_contiguous(memory_format=layout)
+    run = make_run(tmp_path)
+    run.device = torch.device(name)
+    assert run.memory_format == layout
+
+
+def test_fp32_on_cuda_is_not_tf32(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # back to which it is set after the test
+    monkeypatch.setattr(common.training.run, "choose_device", lambda name: torch.device("cuda"))
+    folders = {"run_dir": tmp_path / "run", "images_dir": tmp_path / "images"}
+    with training.start("test", Namespace(**folders, device="cuda", precision="fp32", seed=0, resume=False)):
+        assert not torch.backends.cudnn.allow_tf32
+
+
+def test_a_compiled_step_trains_the_same_model_and_compiles_nothing_after_the_first_epoch(tmp_path, capsys):
+    """Its batches are of 4 and 3 images: a second size alone would let `torch.compile` begin anew."""
+    models, graphs = [Mean(), Mean()], []
+    train(models[0], squared_error, make_run(tmp_path / "plain", epochs=3))
     torch._dynamo.utils.counters.clear()
-    run = make_run(tmp_path / "compiled", compile=True, epochs=3)
+    run = make_run(tmp_path / "compiled", epochs=3, compile=True)
     with torch._inductor.config.patch(compile_threads=1):  # a pool of compilers takes longer to start than these steps
         counted = torch._dynamo.utils.counters["stats"]
-        train(compiled, squared_error, run, after=lambda: graphs.append(counted["unique_graphs"]))
+        train(models[1], squared_error, run, after=lambda: graphs.append(counted["unique_graphs"]))
     assert "fails here" not in capsys.readouterr().err
     assert graphs[0] == graphs[-1] > 0
-    assert compiled.level.item() == pytest.approx(plain.level.item(), rel=1e-5) and plain.level != 0
+    assert models[1].level.item() == pytest.approx(models[0].level.item(), rel=1e-4)
     assert list(checkpoint.load(tmp_path / "compiled/checkpoint.pt")["model"]) == ["level"]
 
 

@@ -128,7 +128,7 @@ def test_the_results_hold_the_scores_of_the_model_on_the_test_split(trained, mod
 def test_figures_show_the_faces_and_say_that_they_are_drawn(trained, model):
     names = {path.name for path in (trained[0] / "images").iterdir()}
     own = {f"vanilla_vae_celeba_{name}.png" for name in ("reconstructions", "samples", "attributes", "curves")}
-    assert names == {"4.png"} | own
+    assert names == {"4.png", "vanilla_vae_celeba_explorer.html"} | own
     rows, title = trained[1][:2]
     assert "drawn faces (no CelebA here)" in title
     test = to_float(select(trained[2].images, trained[2].split == celeba.TEST))

@@ -21,7 +21,7 @@ def latent_map(
     labels: np.ndarray,
     classes: Sequence[str],
     title: str,
-    axis_names: tuple[str, str] = ("latent dimension 1", "latent dimension 2"),
+    axis_names: tuple[str, str],
     prior: bool = False,
 ) -> Figure:
     """Points (N, 2) coloured by their labels (N,), each class named at its centre.
@@ -38,7 +38,7 @@ def draw_latent_map(
     points: np.ndarray,
     labels: np.ndarray,
     classes: Sequence[str],
-    axis_names: tuple[str, str] = ("latent dimension 1", "latent dimension 2"),
+    axis_names: tuple[str, str],
     prior: bool = False,
     lines: Sequence[tuple[np.ndarray, np.ndarray]] = (),
 ) -> None:
@@ -94,7 +94,7 @@ def interpolations(
     classes: Sequence[str],
     lines: Sequence[tuple[np.ndarray, np.ndarray]],
     title: str,
-    axis_names: tuple[str, str] = ("latent dimension 1", "latent dimension 2"),
+    axis_names: tuple[str, str],
     prior: bool = False,
 ) -> Figure:
     """Rows of pictures (R, C, 28, 28), numbered, above the lines in the latent map that they walk along.

@@ -46,11 +46,6 @@ def tile(pictures: np.ndarray, gap: int = 2) -> np.ndarray:
     return np.repeat(sheet, 3, axis=2) if channels == 1 else sheet
 
 
-def _show(axes: Axes, sheet: np.ndarray) -> None:
-    axes.imshow(np.clip(sheet, 0, 1), interpolation="nearest")
-    axes.set_axis_off()
-
-
 def pictures(rows: np.ndarray, title: str, columns: Sequence[str] = (), names: Sequence[str] = ()) -> Figure:
     """A sheet of pictures (R, C, H, W[, 3]), with names above its columns and before its rows."""
     count_rows, count_columns = rows.shape[:2]
@@ -62,7 +57,8 @@ def pictures(rows: np.ndarray, title: str, columns: Sequence[str] = (), names: S
 
 
 def show_named(axes: Axes, rows: np.ndarray, columns: Sequence[str], names: Sequence[str], gap: int = 2) -> None:
-    _show(axes, tile(rows, gap))
+    axes.imshow(np.clip(tile(rows, gap), 0, 1), interpolation="nearest")
+    axes.set_axis_off()
     height, width = rows.shape[2:4]
     for column, name in enumerate(columns):
         axes.text(column * (width + gap) + width / 2, -gap, name, ha="center", va="bottom", fontsize=7)

@@ -12,16 +12,8 @@ from common.errors import UserError
 from common.files import check_writable, write_atomically
 
 FORMAT = 2
-KINDS = {
-    "script": str,
-    "arguments": dict,
-    "data": str,
-    "precision": str,
-    "epoch": int,
-    "model": dict,
-    "optimizer": list,
-    "history": list,
-}
+KINDS = {"script": str, "arguments": dict, "data": str, "precision": str, "epoch": int}
+KINDS |= {"model": dict, "optimizer": list, "history": list}
 
 
 @contextlib.contextmanager
@@ -49,21 +41,18 @@ def load(path: Path) -> dict:
     """Read a checkpoint written by `save`, with its tensors on the CPU.
 
     Only tensors and plain values are read (`weights_only=True`), so a file from a stranger can't run code.
-    Raises UserError for a file that is absent, damaged, foreign, or of a newer format.
+    Raises UserError for a file that is damaged, foreign, or of a newer format.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of strange pickles, which are refused
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no checkpoint {path}") from error
     except Exception as error:  # a damaged or hostile file raises whatever its bytes happen to lead to
         raise UserError(f"{path} is damaged or no checkpoint of this project: remove it and train again") from error
-    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
-        raise UserError(f"{path} is no checkpoint of this project: choose another --run-dir")
-    if state["format"] != FORMAT:
-        raise UserError(f"{path} has format {state['format']}, this version reads {FORMAT}: update, or train again")
-    if not all(isinstance(state.get(name), kind) for name, kind in KINDS.items()):
+    version = state.get("format") if isinstance(state, dict) else None
+    if isinstance(version, int) and version != FORMAT:
+        raise UserError(f"{path} has format {version}, this version reads {FORMAT}: update, or train again")
+    if version != FORMAT or not all(isinstance(state.get(name), kind) for name, kind in KINDS.items()):
         raise UserError(f"{path} is no checkpoint of this project: choose another --run-dir")
     return state
 
@@ -75,8 +64,6 @@ def check_same_run(state: dict, script: str, arguments: dict, data: str, path: P
     if state["data"] != data:
         raise UserError(f"{path} was trained on {state['data']}, not on {data}: choose another --run-dir")
     for name, value in arguments.items():
-        if state["arguments"].get(name) != value:
-            raise UserError(
-                f"{path} was trained with --{name.replace('_', '-')} {state['arguments'].get(name)}, not {value}: "
-                "resume with the same value, or start anew in another --run-dir"
-            )
+        if (found := state["arguments"].get(name)) != value:
+            raise UserError(f"{path} was trained with --{name.replace('_', '-')} {found}, not {value}: "
+                            "resume with the same value, or start anew in another --run-dir")  # fmt: skip

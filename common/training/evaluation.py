@@ -19,12 +19,9 @@ def evaluate(model: nn.Module, loss: Callable, images: Tensor, device: torch.dev
     """
     torch.manual_seed(EVALUATION_SEED)
     model.eval()
-    terms: dict[str, list[Tensor]] = {}
-    for batch in images.split(EVALUATION_BATCH):
-        for name, values in loss(model, to_float(batch.to(device))).items():
-            terms.setdefault(name, []).append(values)
+    terms = [loss(model, to_float(batch.to(device))) for batch in images.split(EVALUATION_BATCH)]
     # One transfer per term: reading each batch's values would make the host wait for the device every time.
-    return {name: torch.cat(values).cpu().double().mean().item() for name, values in terms.items()}
+    return {name: torch.cat([found[name] for found in terms]).cpu().double().mean().item() for name in terms[0]}
 
 
 def batched(function: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -35,10 +32,8 @@ def batched(function: Callable[[Tensor], Tensor], device: torch.device) -> Calla
 
     @torch.inference_mode()
     def over_all(inputs: Tensor) -> Tensor:
-        outputs = []
-        for batch in inputs.split(EVALUATION_BATCH):
-            batch = batch.to(device)
-            outputs.append(function(to_float(batch) if batch.dtype == torch.uint8 else batch).float())
-        return torch.cat(outputs).cpu()
+        batches = (batch.to(device) for batch in inputs.split(EVALUATION_BATCH))
+        floats = (to_float(batch) if batch.dtype == torch.uint8 else batch for batch in batches)
+        return torch.cat([function(batch).float() for batch in floats]).cpu()
 
     return over_all

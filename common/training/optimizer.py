@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 MUON_LR = 3  # times AdamW's; on digits, between 1.5 and 5 makes no difference
+MOMENTUM = 0.95  # of Muon
+WEIGHT_DECAY = 0.01  # as AdamW's
 WARMUP = 0.3  # the share of the steps on which the learning rate rises
 LEAST_SIDE = 64  # rows and columns of a matrix that Muon trains
 LEAST_RANK = 8  # rows and columns of the matrix before it
@@ -25,10 +27,7 @@ def batch_size(images: int, epochs: int, most: int) -> int:
 
 
 def one_cycle(progress: float) -> float:
-    """The learning rate as a share of its peak, for `progress` in [0, 1] (Smith & Topin 2018).
-
-    Linear up to the peak, then a cosine down to 0.
-    """
+    """The learning rate as a share of its peak: linear up to it, then a cosine down to 0 (Smith & Topin 2018)."""
     if progress < WARMUP:
         return progress / WARMUP
     return 0.5 * (1 + math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))
@@ -44,11 +43,8 @@ def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
     """
     weights = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     sides = [min(len(weight), weight[0].numel()) for weight in weights]
-    return [
-        weights[index]
-        for index in range(1, len(weights) - 1)
-        if sides[index] >= LEAST_SIDE and sides[index - 1] >= LEAST_RANK
-    ]
+    hidden = zip(weights[1:-1], sides[1:-1], sides[:-2], strict=True)
+    return [weight for weight, side, before in hidden if side >= LEAST_SIDE and before >= LEAST_RANK]
 
 
 class Optimizer:
@@ -96,41 +92,32 @@ class Muon(torch.optim.Optimizer):
     It has the size of AdamW's steps (Liu et al. 2025, "Muon is Scalable for LLM Training"), so that `lr` means
     about the same.
 
-    torch.optim.Muon computes the same one by one, always in bfloat16, which takes a CPU without bfloat16 arithmetic
-    about forty times as long as float32, and not for convolutions. Here matrices of one shape are computed together,
-    in `dtype`, large ones in parts.
+    torch.optim.Muon takes no convolutions, and computes each matrix apart, always in bfloat16, which is forty times as
+    slow where a CPU has no such arithmetic. Here those of one shape go together, in `dtype`, large ones in parts.
     """
 
-    def __init__(
-        self,
-        weights: Iterable[nn.Parameter],
-        lr: float,
-        momentum: float = 0.95,
-        weight_decay: float = 0.01,
-        dtype: torch.dtype = torch.float32,
-    ):
-        super().__init__(weights, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(self, weights: Iterable[nn.Parameter], lr: float, dtype: torch.dtype = torch.float32):
+        super().__init__(weights, {"lr": lr})
         self.dtype = dtype
 
     @torch.no_grad()
     def step(self) -> None:
-        for group in self.param_groups:
-            by_shape = defaultdict(list)
-            for weight in group["params"]:
-                by_shape[to_matrices(weight).shape[1:]].append(weight)
-            for (_, long), weights in by_shape.items():
-                parts = [to_matrices(weight.grad) for weight in weights]
-                gradients = torch.cat(parts)
-                state = self.state[weights[0]]
-                if not state:
-                    state["momentum"] = torch.zeros_like(gradients)
-                average = state["momentum"]
-                average.lerp_(gradients, 1 - group["momentum"])
-                directions = orthogonalize(gradients.lerp_(average, group["momentum"]).to(self.dtype))
-                size = group["lr"] * 0.2 * long**0.5
-                for weight, direction in zip(weights, directions.split([len(part) for part in parts]), strict=True):
-                    weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    to_matrices(weight).add_(direction, alpha=-size)
+        (group,) = self.param_groups
+        by_shape = defaultdict(list)
+        for weight in group["params"]:
+            by_shape[to_matrices(weight).shape[1:]].append(weight)
+        for (_, long), weights in by_shape.items():
+            parts = [to_matrices(weight.grad) for weight in weights]
+            gradients = torch.cat(parts)
+            state = self.state[weights[0]]
+            if not state:
+                state["momentum"] = torch.zeros_like(gradients)
+            average = state["momentum"]
+            average.lerp_(gradients, 1 - MOMENTUM)
+            directions = orthogonalize(gradients.lerp_(average, MOMENTUM).to(self.dtype))
+            for weight, direction in zip(weights, directions.split([len(part) for part in parts]), strict=True):
+                weight.mul_(1 - group["lr"] * WEIGHT_DECAY)
+                to_matrices(weight).add_(direction, alpha=-group["lr"] * 0.2 * long**0.5)
 
 
 def to_matrices(weight: Tensor) -> Tensor:

@@ -10,14 +10,13 @@ import os
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from common.errors import UserError, out_of_memory
+from common.errors import UserError, first_line, out_of_memory
 
 T = TypeVar("T")
 
@@ -29,36 +28,26 @@ def launched() -> bool:
     return dist.is_available() and dist.is_torchelastic_launched()
 
 
-def running() -> bool:
-    return dist.is_available() and dist.is_initialized()
+def world() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
     """This process's number; 0 is the first."""
-    return dist.get_rank() if running() else 0
-
-
-def world() -> int:
-    """How many processes there are."""
-    return dist.get_world_size() if running() else 1
+    return dist.get_rank() if world() > 1 else 0
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The accelerator that is this process's own: torchrun numbers the processes of a machine by LOCAL_RANK.
-
-    Raises UserError where there are more processes than accelerators.
-    """
+    """The accelerator that is this process's own. Raises UserError where there are more processes than accelerators."""
     if device.type == "cpu" or not launched():
         return device
-    index = int(os.environ["LOCAL_RANK"])
-    if index >= torch.accelerator.device_count():
-        raise UserError(
-            f"--nproc-per-node is more than the {torch.accelerator.device_count()} {device.type} devices here: "
-            "start fewer processes, or use --device cpu"
-        )
-    device = torch.device(device.type, index)
-    torch.accelerator.set_device_index(device.index)
-    return device
+    index, count = int(os.environ["LOCAL_RANK"]), torch.accelerator.device_count()
+    if index >= count:
+        raise UserError(f"--nproc-per-node is more than the {count} {device.type} devices here: "
+                        "start fewer processes, or use --device cpu")  # fmt: skip
+    torch.accelerator.set_device_index(index)
+    return torch.device(device.type, index)
 
 
 @contextlib.contextmanager
@@ -82,13 +71,19 @@ def joined(device: torch.device) -> Iterator[None]:
             yield
         else:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                _meet()
+                gathered(None)
                 yield
     except RuntimeError as error:
         # After the last epoch, and where memory runs out, the other processes have no part in an error.
-        if out_of_memory(error) or not running():
+        if out_of_memory(error) or world() == 1:
             raise
-        raise UserError(f"process {rank()} failed, or lost the others: {str(error).splitlines()[0]}") from error
+        raise UserError(f"process {rank()} failed, or lost the others: {first_line(error)}") from error
+
+
+def let_others_start() -> None:
+    """Called by every process; the first one's call ends the others' wait in `joined`."""
+    if rank() == 0:
+        gathered(None)
 
 
 def leave(code: int) -> NoReturn:
@@ -100,46 +95,25 @@ def leave(code: int) -> NoReturn:
 
 def part() -> None:
     """Leave the group together, after the last epoch. The first process alone returns; the others end."""
-    if world() == 1:
-        return
-    first = rank() == 0
-    _meet()  # NCCL's communicators must be destroyed by all processes at about the same time.
-    dist.destroy_process_group()
-    if not first:
-        leave(0)
+    if world() > 1:
+        number = rank()
+        gathered(None)  # NCCL's communicators must be destroyed by all processes at about the same time.
+        dist.destroy_process_group()
+        if number > 0:
+            leave(0)
 
 
-def let_others_start() -> None:
-    """Called by every process; the first one's call ends the others' wait in `joined`."""
-    if world() > 1 and rank() == 0:
-        _meet()
+def gathered(value: T) -> list[T]:
+    """Each process's `value`, in all of them. It goes by the CPU: on GPUs, a long wait for the others may time out."""
+    values = [value] * world()
+    if world() > 1:
+        dist.all_gather_object(values, value)
+    return values
 
 
-def _meet() -> None:
-    dist.all_reduce(torch.zeros(1))  # on the CPU, since a GPU's barrier may time out during a long preparation
-
-
-def from_first(value: T) -> T:
+def first(value: T) -> T:
     """The first process's `value`, in all of them."""
-    if world() == 1:
-        return value
-    shared = [value]
-    dist.broadcast_object_list(shared, src=0, device=torch.device("cpu"))
-    return shared[0]
-
-
-def check_same_epoch(epoch: int, folder: Path) -> None:
-    """Raise UserError, in every process, unless all of them continue after the same `epoch`."""
-    if world() == 1:
-        return
-    extremes = torch.tensor([epoch, -epoch])
-    dist.all_reduce(extremes, dist.ReduceOp.MAX)
-    last, first = extremes[0].item(), -extremes[1].item()
-    if first != last:
-        raise UserError(
-            f"process {rank()} continues after epoch {epoch}, others after {first} to {last}: every machine must see "
-            f"the same {folder}; put it on a file system that all of them share"
-        )
+    return gathered(value)[0]
 
 
 def wrap(module: nn.Module, device: torch.device) -> nn.Module:
@@ -157,9 +131,8 @@ def share(batch: Tensor) -> Tensor:
 
 
 def total(value: Tensor) -> Tensor:
-    """The sum of `value` over the processes."""
+    """The sum of `value` over the processes, computed in its place."""
     if world() > 1:
-        value = value.clone()
         dist.all_reduce(value)
     return value
 
@@ -169,5 +142,5 @@ def batch_mean(values: Tensor) -> Tensor:
     if world() == 1:
         return values.mean()
     # Counted on the device: a number from the host would make it wait in every step.
-    together = total(torch.stack([values.sum(), torch.ones_like(values).sum()]))
-    return together[0] / together[1]
+    sums = total(torch.stack([values.sum(), torch.ones_like(values).sum()]))
+    return sums[0] / sums[1]

@@ -7,7 +7,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from common.training.optimizer import Optimizer
 FREE_ARGUMENTS = {"epochs", "device", "precision", "compile", "data_dir", "images_dir", "run_dir", "resume", "faces"}
 
 Loss = Callable[[nn.Module, Tensor], dict[str, Tensor]]
+Augment = Callable[[Tensor], Tensor] | None
 
 
 class Objective(nn.Module):
@@ -31,8 +32,7 @@ class Objective(nn.Module):
 
     def __init__(self, model: nn.Module, loss: Loss):
         super().__init__()
-        self.model = model
-        self.loss = loss
+        self.model, self.loss = model, loss
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return self.loss(self.model, images)
@@ -43,60 +43,58 @@ class Run:
 
     script, args: the script's name and its arguments, which are never changed.
     device, precision: where it computes, and in "fp32" or "bf16" (known after `prepare`).
-    history: the finished epochs, a dict of numbers each.
+    history: the finished epochs, a dict of numbers each. images: how many it trains on.
     data: what the images are; a resumed run must see the same.
     """
 
     def __init__(self, script: str, args: Namespace, device: torch.device):
-        self.script = script
-        self.args = args
-        self.device = device
-        self.precision = args.precision
+        self.script, self.args, self.device, self.precision = script, args, device, args.precision
         self.history: list[dict[str, float]] = []
-        self.data = ""
-        self.resumed: dict | None = None
-        self.images = 0
-        if args.resume:
-            if self.checkpoint.exists():
-                self.resumed = checkpoint.load(self.checkpoint)
-            else:
-                print(f"{self.checkpoint} is not there yet: starting at epoch 1", file=sys.stderr)
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.args.run_dir / "checkpoint.pt"
+        self.data, self.images = "", 0
+        self.checkpoint = args.run_dir / "checkpoint.pt"
+        self.resumed = checkpoint.load(self.checkpoint) if args.resume and self.checkpoint.exists() else None
+        if args.resume and not self.resumed:
+            print(f"{self.checkpoint} is not there yet: starting at epoch 1", file=sys.stderr)
 
     @property
     def arguments(self) -> dict[str, object]:
-        """The arguments that shape the result, as plain values."""
-        chosen = {name: value for name, value in vars(self.args).items() if name not in FREE_ARGUMENTS}
-        return {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
+        """The arguments that shape the result."""
+        return {name: value for name, value in vars(self.args).items() if name not in FREE_ARGUMENTS}
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """The layout of images in which convolutions are fastest: channels_last, except on MPS."""
+        """The layout of images in which convolutions are fastest: channels_last, except on MPS (see `on_device`)."""
         return torch.contiguous_format if self.device.type == "mps" else torch.channels_last
+
+    @property
+    def progress(self) -> str:
+        """What an interruption leaves behind, in words."""
+        if not self.history:
+            return "no epoch was finished"
+        return f"{self.checkpoint} holds epoch {len(self.history)}, and --resume continues from it"
 
     def prepare(self, model: nn.Module, loss: Loss, images: Tensor) -> Callable[[Tensor], dict[str, Tensor]]:
         """A function of a batch in [0, 1] that gives the terms of `loss(model, batch)`, (B,) each, to train on.
 
         It computes in the run's precision and, where the run asks for it, compiled and on several devices. With
         --precision auto, a trial on `images` (B, C, H, W) uint8 chooses, unless a checkpoint is resumed: then its
-        precision is kept, so that the run ends with the weights it would have had.
+        precision is kept, so that the run ends with the weights it would have had. Raises UserError where the processes
+        don't see the same checkpoint.
         """
         parallel.let_others_start()
+        epochs = parallel.gathered(self.resumed["epoch"] if self.resumed else 0)
+        if len(set(epochs)) > 1:
+            raise UserError(f"the processes see checkpoints of epochs {min(epochs)} to {max(epochs)} in "
+                            f"{self.args.run_dir}: put it on a file system that all machines share")  # fmt: skip
         objective = Objective(model, loss).train()
         batch = to_float(images.to(self.device))
-        reason = ""
-        if self.precision == "auto" and self.resumed is not None:
-            self.precision, reason = self.resumed["precision"], ": that of the checkpoint"
+        reason = "as asked for"
+        if self.precision == "auto" and self.resumed:
+            self.precision, reason = self.resumed["precision"], "that of the checkpoint"
         elif self.precision == "auto":
-            self.precision, reason = faster_precision(
-                lambda: objective(batch)["loss"].sum(), self.device, agree=parallel.from_first
-            )
-            self.precision, reason = parallel.from_first(self.precision), f": {reason}"
+            self.precision, reason = faster_precision(lambda: objective(batch)["loss"].sum(), self.device)
             model.zero_grad()
-        print(f"computing on {self.device.type} in {self.precision}{reason}", flush=True)
+        print(f"computing on {self.device.type} in {self.precision}: {reason}", flush=True)
         step: nn.Module = parallel.wrap(objective, self.device)
         if self.args.compile:
             step = compiled(step, batch, self.device, self.precision)
@@ -108,39 +106,29 @@ class Run:
         return in_precision
 
     def epochs(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        images: Tensor,
-        batch_size: int,
-        augment: Callable[[Tensor], Tensor] | None = None,
+        self, model: nn.Module, optimizer: Optimizer, images: Tensor, batch_size: int, augment: Augment = None
     ) -> Iterator["Epoch"]:
         """The epochs that are still to do, each an iterable of batches of `images` (N, C, H, W) uint8.
 
-        Resumes first, if the run does. Every epoch ends with a checkpoint, a line in metrics.jsonl and one on the
-        console. The learning rate depends on the finished share of --epochs: resumed with more epochs, a run
-        continues at its place of the longer cycle. `augment` changes a batch in [0, 1]. Where torchrun started
-        several processes, all but the first end here.
+        Resumes first, if the run does: with more --epochs, at its place in the longer learning-rate cycle. Every epoch
+        ends with a checkpoint, a line in metrics.jsonl and one on the console. `augment` changes a batch in [0, 1].
+        Where torchrun started several processes, all but the first end here.
 
-        Raises UserError when there are more processes than images in a batch, when the loss or the weights are no
-        longer finite, when the checkpoint doesn't fit, or when one can't be written.
+        Raises UserError where the processes outnumber a batch's images, the loss or the weights are no longer finite,
+        or a checkpoint doesn't fit or can't be written.
         """
-        count, total = len(images), self.args.epochs
+        count, total, processes = len(images), self.args.epochs, parallel.world()
         self.images = count
-        if count // math.ceil(count / batch_size) < parallel.world():
-            raise UserError(f"{count} images in batches of {batch_size} are too few for {parallel.world()} processes")
+        if count // math.ceil(count / batch_size) < processes:
+            raise UserError(f"{count} images in batches of {batch_size} are too few for {processes} processes")
         self._restore(model, optimizer)
-        parallel.check_same_epoch(len(self.history), self.args.run_dir)
-        if len(self.history) < total:
+        done = len(self.history)
+        if done < total:
             print(f"{total} epochs of {count:,} images in batches of {min(count, batch_size)}", flush=True)
-        with tqdm(
-            total=total * count,
-            initial=len(self.history) * count,
-            unit=" images",
-            unit_scale=True,
-            disable=None if parallel.rank() == 0 else True,  # None: where the output is no terminal
-        ) as bar:
-            for number in range(len(self.history), total):
+        hidden = None if parallel.rank() == 0 else True  # None: where the output is no terminal
+        sizes = {"total": total * count, "initial": done * count}
+        with tqdm(**sizes, unit=" images", unit_scale=True, disable=hidden) as bar:
+            for number in range(done, total):
                 model.train()
                 epoch = Epoch(self, number, model, optimizer, images, batch_size, augment, bar)
                 yield epoch
@@ -156,7 +144,7 @@ class Run:
 
     def _restore(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Continue from the checkpoint, if there is one."""
-        if (state := self.resumed) is None:
+        if not (state := self.resumed):
             return
         checkpoint.check_same_run(state, self.script, self.arguments, self.data, self.checkpoint)
         if state["epoch"] > self.args.epochs:
@@ -169,17 +157,10 @@ class Run:
         self.history = state["history"]
 
     def _save(self, model: nn.Module, optimizer: Optimizer, history: list[dict]) -> None:
+        state = {name: getattr(self, name) for name in ("script", "arguments", "data", "precision")}
+        state |= {"epoch": len(history), "history": history}
+        state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         lines = "".join(json.dumps(line) + "\n" for line in history)
-        state = {
-            "script": self.script,
-            "arguments": self.arguments,
-            "data": self.data,
-            "precision": self.precision,
-            "epoch": len(history),
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "history": history,
-        }
         # The checkpoint last: a run never resumes from one whose metrics are missing.
         files.write_atomically(self.args.run_dir / "metrics.jsonl", lines.encode())
         checkpoint.save(self.checkpoint, state)
@@ -190,65 +171,56 @@ class Run:
 
     def write_results(self, dataset: str, test: dict[str, float]) -> None:
         """Write RUN_DIR/results.json: the run, its machine, the seconds of its epochs, and the `test` scores."""
-        seconds = sum(line["seconds"] for line in self.history)
+        epochs, seconds = len(self.history), sum(line["seconds"] for line in self.history)
         results = {
             "script": self.script,
             "dataset": dataset,
             "train_images": self.images,
-            "epochs": len(self.history),
+            "epochs": epochs,
             "seed": self.args.seed,
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else self.device.type,
             "precision": self.precision,
             "torch": torch.__version__,
             "seconds": round(seconds, 2),
-            "images_per_second": round(self.images * len(self.history) / seconds),
+            "images_per_second": round(self.images * epochs / seconds),
             "test": test,
         }
         files.write_json(self.args.run_dir / "results.json", results)
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in test.items())
-        print(f"{len(self.history)} epochs in {seconds:.1f} s; test {numbers}", flush=True)
-
-    @property
-    def progress(self) -> str:
-        """What an interruption leaves behind, in words."""
-        if not self.history:
-            return "no epoch was finished"
-        return f"{self.checkpoint} holds epoch {len(self.history)}, and --resume continues from it"
+        print(f"{epochs} epochs in {seconds:.1f} s; test {numbers}", flush=True)
 
 
+@dataclass
 class Epoch:
     """One pass over the images in an order of its own: iterate over it for batches on the device, in [0, 1].
 
     Afterwards `means` holds the mean over the epoch's images of each term that `mean` was given.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        number: int,
-        model: nn.Module,
-        optimizer: Optimizer,
-        images: Tensor,
-        batch_size: int,
-        augment: Callable[[Tensor], Tensor] | None,
-        bar: tqdm,
-    ):
-        self.run, self.number, self.model, self.optimizer = run, number, model, optimizer
-        self.images, self.batch_size, self.augment, self.bar = images, batch_size, augment, bar
+    run: Run
+    number: int
+    model: nn.Module
+    optimizer: Optimizer
+    images: Tensor
+    batch_size: int
+    augment: Augment
+    bar: tqdm
+
+    def __post_init__(self) -> None:
         self.size = 0  # of the batch at hand, over all processes
-        self.steps, self.step = math.ceil(len(images) / batch_size), 0
-        self.losses = torch.zeros(self.steps, device=run.device)
+        self.steps, self.step = math.ceil(len(self.images) / self.batch_size), 0
+        self.losses = torch.zeros(self.steps, device=self.run.device)
         self.sums: dict[str, Tensor] = {}
         self.means: dict[str, float] = {}
         self.speed: dict[str, float] = {}
 
     def __iter__(self) -> Iterator[Tensor]:
-        seed, total = self.run.args.seed, self.run.args.epochs * self.steps
-        count, began, shown = len(self.images), time.perf_counter(), 0.0
+        seed, epochs, count = self.run.args.seed, self.run.args.epochs, len(self.images)
+        began, shown = time.perf_counter(), 0.0
         torch.manual_seed(stream_seed(seed, "noise", self.number, parallel.rank()))
         order = shuffled_batches(count, self.batch_size, stream_seed(seed, "order", self.number), self.images.device)
         for self.step, index in enumerate(order):
-            self.optimizer.set_progress((self.number * self.steps + self.step + 0.5) / total)
+            self.optimizer.set_progress((self.number * self.steps + self.step + 0.5) / (epochs * self.steps))
             self.size = len(index)
             batch = to_float(gather(self.images, parallel.share(index)).to(self.run.device))
             yield batch if self.augment is None else self.augment(batch)
@@ -257,25 +229,23 @@ class Epoch:
             if time.perf_counter() - shown > 0.5:
                 shown = time.perf_counter()
                 self._check_finite()
-                place = f"epoch {self.number + 1}/{self.run.args.epochs}"
-                self.bar.set_postfix_str(f"{place}, loss {self.losses[self.step].item():.4g}")
+                self.bar.set_postfix_str(f"epoch {self.number + 1}/{epochs}, loss {self.losses[self.step].item():.4g}")
         self._check_finite(weights=True)
         self.means = {name: (parallel.total(value) / count).item() for name, value in self.sums.items()}
         seconds = time.perf_counter() - began
-        self.speed = {
-            "lr": self.optimizer.lr, "seconds": round(seconds, 3), "images_per_second": round(count / seconds)
-        }  # fmt: skip
+        rate = round(count / seconds)
+        self.speed = {"lr": self.optimizer.lr, "seconds": round(seconds, 3), "images_per_second": rate}
 
     def mean(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """The mean over the batch of each of the `terms` (B,), which also counts for the epoch's means.
 
-        With several processes, the gradients of these means, averaged over the processes, are those of the mean over
-        the whole batch.
+        With several processes, the mean of their gradients is the gradient of the mean over the whole batch.
         """
-        sums = {name: values.sum() for name, values in terms.items()}
-        for name, value in sums.items():
+        means = {}
+        for name, values in terms.items():
+            value = values.sum()
             self.sums[name] = self.sums.get(name, 0) + value.detach()
-        means = {name: value * (parallel.world() / self.size) for name, value in sums.items()}
+            means[name] = value * (parallel.world() / self.size)
         self.losses[self.step] = means["loss"].detach()
         return means
 
@@ -287,12 +257,9 @@ class Epoch:
 
     def _check_finite(self, weights: bool = False) -> None:
         finite = self.losses.isfinite()
-        if not finite.all():
-            step = int((~finite).nonzero()[0]) + 1
-        elif weights and not all(parameter.isfinite().all() for parameter in self.model.parameters()):
-            step = self.steps
-        else:
+        if finite.all() and not (weights and not all(part.isfinite().all() for part in self.model.parameters())):
             return
+        step = self.steps if finite.all() else int((~finite).nonzero()[0]) + 1
         raise UserError(
             f"the loss is no longer finite at epoch {self.number + 1}, step {step}: choose a lower --lr "
             f"(it was {self.run.args.lr}) or --precision fp32; {self.run.progress}"
@@ -311,7 +278,9 @@ def start(script: str, args: Namespace) -> Iterator[Run]:
     torch.set_flush_denormal(True)  # Numbers below 1e-38 slow a CPU down and change nothing.
     keep_freed_memory()
     if device.type == "cuda":
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # By default, convolutions would round to TF32.
+        # By default, convolutions would round to TF32. After setting the newer `conv.fp32_precision`, it would be an
+        # error to read this flag, as torch.compile may.
+        torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(args.seed)
     with contextlib.ExitStack() as held:
         held.enter_context(parallel.joined(device))
