@@ -10,7 +10,7 @@ from torch.distributions import kl_divergence as reference_kl
 from common.metrics import active_units, knn_accuracy, log_likelihood, median_filter, psnr
 
 
-def test_the_median_filter():
+def test_the_median_filter_removes_specks_and_keeps_edges_and_slopes():
     images = torch.zeros(1, 1, 5, 5)
     images[0, 0, 2, 2] = 1  # a single speck goes
     assert median_filter(images).sum() == 0
@@ -20,7 +20,7 @@ def test_the_median_filter():
     torch.testing.assert_close(median_filter(ramp)[0, 0, 1:-1, 1:-1], ramp[0, 0, 1:-1, 1:-1])
 
 
-def test_psnr_by_hand():
+def test_psnr_is_the_mean_over_the_images_of_their_decibels():
     clean = torch.zeros(2, 1, 2, 2)
     images = clean.clone()
     images[0] += 0.1  # an error of 0.01: 20 dB
