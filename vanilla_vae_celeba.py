@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
         title = f"{'Autoencoder' if args.ae else f'VAE (beta {args.beta:g})'} on {faces.source}"
         title += " (no CelebA here)" if faces.drawn else ""
         labels = None if faces.attributes is None else faces.attributes[faces.split == TRAIN][: args.limit]
-        figures = FaceFigures(test.cpu(), latent, train_latent, decode, title, subtitle, args.images_dir, SCRIPT)
+        figures = FaceFigures(title, subtitle, args.images_dir, SCRIPT, test.cpu(), latent, train_latent, decode)
         figures.interpolation(args.images_dir / "4.png")
         figures.reconstructions()
         figures.samples()  # decoded from z ~ N(0, I), and from a Gaussian fitted to the training codes

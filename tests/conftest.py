@@ -145,10 +145,9 @@ class NoFigures:
 def draw_nothing(patch, *scripts):
     """Let these scripts draw no figures and write no page until `patch`, a MonkeyPatch, is undone."""
     for script in scripts:
-        figures = "DigitFigures" if hasattr(script, "DigitFigures") else "FaceFigures"
+        figures, page = ("DigitFigures", "digit_page") if hasattr(script, "digit_page") else ("FaceFigures", "face_page")
         patch.setattr(script, figures, lambda *_, **__: NoFigures())
-        if hasattr(script, "digit_page"):
-            patch.setattr(script.digit_page, "write", lambda *_, **__: None)
+        patch.setattr(getattr(script, page), "write", lambda *_, **__: None)
 
 
 def ends_in_one_line(capsys, main):

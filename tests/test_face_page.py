@@ -41,7 +41,7 @@ def page_of(folder, size: int, latent_dim: int, count: int = 300, labelled: bool
         last.bias[:latent_dim].sub_(codes.mean(dim=0)).mul_(factor)
         latent = (codes - codes.mean(dim=0)) * factor
         model.decoder[-2].bias.fill_(0.5)
-    figures = FaceFigures(images, latent, latent, model.decode, TITLE, "", folder, "faces")
+    figures = FaceFigures(TITLE, "", folder, "faces", images, latent, latent, model.decode)
     faces = Faces(images, torch.zeros(count), labels, drawing.attribute_names, [], "drawn faces", True)
     page = {"path": folder / "page.html", "figures": figures, "encoder": model.encoder, "decoder": model.decoder}
     return page | {"labels": labels if labelled else None, "faces": faces}

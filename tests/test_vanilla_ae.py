@@ -27,9 +27,9 @@ def trained(tmp_path_factory):
     """A short run of the whole script: its folder, and the arguments of the figures that it drew."""
     folder = tmp_path_factory.mktemp("ae")
     folders = ["--run-dir", str(folder / "run"), "--images-dir", str(folder / "images")]
-    with recorded(maps, "interpolations", "latent_map", "manifold") as drawn:
+    with recorded(maps.LatentMap, "interpolations", "figure") as drawn, recorded(maps, "manifold") as grid:
         vanilla_ae.main([*QUICK, *folders])
-    return folder, drawn
+    return folder, drawn | grid
 
 
 @pytest.fixture(scope="module")
@@ -121,20 +121,20 @@ def test_a_run_leaves_every_figure_and_the_page(trained):
 
 
 def test_the_map_shows_every_test_digit_at_its_code(trained, model, few_digits):
-    points, labels = trained[1]["latent_map"][:2]
+    drawn = trained[1]["figure"][0]
     with torch.no_grad():
         latent = model.encode(to_float(few_digits[1].images))
-    torch.testing.assert_close(torch.from_numpy(points), latent, atol=1e-4, rtol=1e-4)
-    assert (labels == few_digits[1].labels.numpy()).all()
+    torch.testing.assert_close(torch.from_numpy(drawn.points), latent, atol=1e-4, rtol=1e-4)
+    assert (drawn.labels == few_digits[1].labels.numpy()).all()
 
 
 def test_interpolations_walk_the_straight_line_between_the_two_codes(trained, model, few_digits):
-    rows, _, labels, _, lines = trained[1]["interpolations"][:5]
+    drawn, rows, lines = trained[1]["interpolations"][:3]
     images = to_float(few_digits[1].images)[:, 0]
     assert rows.shape == (5, 16, 28, 28)
     for row, (start, end) in zip(torch.from_numpy(rows), lines, strict=True):
         first, last = ((images == original).all(dim=(1, 2)).nonzero()[0, 0] for original in (row[0], row[-1]))
-        assert labels[first] != labels[last]
+        assert drawn.labels[first] != drawn.labels[last]
         with torch.no_grad():
             codes = model.encode(images[[first, last], None])
             torch.testing.assert_close(codes, torch.from_numpy(np.stack([start, end])), atol=1e-4, rtol=1e-4)
@@ -167,9 +167,9 @@ def test_resuming_a_finished_run_draws_its_figures_again(trained, capsys):
 
 def test_more_dimensions_are_shown_along_principal_components(tmp_path, capsys):
     arguments = ["--limit", "600", "--epochs", "1", "--latent-dim", "5", "--precision", "fp32"]
-    with recorded(maps, "latent_map") as drawn:
+    with recorded(maps.LatentMap, "figure") as drawn:
         vanilla_ae.main([*arguments, "--run-dir", str(tmp_path / "run"), "--images-dir", str(tmp_path / "images")])
-    points, names = drawn["latent_map"][0], drawn["latent_map"][4]
+    points, names = drawn["figure"][0].points, drawn["figure"][0].axis_names
     assert names[0].startswith("principal component 1 of 5 latent dimensions")
     assert points.shape == (2000, 2)
     assert "no explorer page" in capsys.readouterr().out

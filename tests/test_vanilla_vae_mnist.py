@@ -32,9 +32,9 @@ def trained(tmp_path_factory):
     """A short run of the whole script: its folder, and the arguments of the figures that it drew."""
     folder = tmp_path_factory.mktemp("vae")
     folders = ["--run-dir", str(folder / "run"), "--images-dir", str(folder / "images")]
-    with recorded(maps, "interpolations", "latent_map", "manifold") as drawn:
+    with recorded(maps.LatentMap, "interpolations", "figure") as drawn, recorded(maps, "manifold") as grid:
         script.main([*QUICK, *folders])
-    return folder, drawn
+    return folder, drawn | grid
 
 
 @pytest.fixture(scope="module")
@@ -159,15 +159,15 @@ def test_the_figures_are_there_and_show_the_means(trained, model, few_digits):
     names = {path.name for path in (trained[0] / "images").iterdir()}
     own = {"reconstructions.png", "manifold.png", "curves.png", "samples.png", "interpolation.png", "explorer.html"}
     assert names == {"3.png", *(f"vanilla_vae_mnist_{name}" for name in own)}
-    points, labels = trained[1]["latent_map"][:2]
+    drawn = trained[1]["figure"][0]
     with torch.no_grad():
         mean, _ = model.encode(to_float(few_digits[1].images))
-    torch.testing.assert_close(torch.from_numpy(points), mean, atol=1e-4, rtol=1e-4)
-    assert (labels == few_digits[1].labels.numpy()).all()
+    torch.testing.assert_close(torch.from_numpy(drawn.points), mean, atol=1e-4, rtol=1e-4)
+    assert (drawn.labels == few_digits[1].labels.numpy()).all()
 
 
 def test_interpolations_begin_and_end_at_the_decoded_ends(trained, model):
-    rows, _, _, _, lines = trained[1]["interpolations"][:5]
+    _, rows, lines = trained[1]["interpolations"][:3]
     for row, ends in zip(torch.from_numpy(rows), lines, strict=True):
         for picture, place in zip((row[1], row[-2]), ends, strict=True):
             with torch.no_grad():

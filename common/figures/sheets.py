@@ -6,6 +6,7 @@ Grey levels are never rescaled to the picture at hand.
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +94,23 @@ def curves(history: Sequence[dict], names: dict[str, str], title: str) -> Figure
         if f"valid_{name}" in history[0]:
             axes.legend()
     return figure
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of a trained model: `title` names it, `subtitle` gives its test scores.
+
+    A figure without a path of its own goes to folder/SCRIPT_FIGURE.png.
+    """
+
+    title: str
+    subtitle: str
+    folder: Path
+    script: str
+
+    def path(self, figure: str) -> Path:
+        return self.folder / f"{self.script}_{figure}.png"
+
+    def curves(self, history: Sequence[dict], names: dict[str, str]) -> None:
+        """The terms of the loss over the epochs; `names` maps each to its axis label."""
+        save(curves(history, names, f"{self.title}: training"), self.path("curves"))
