@@ -145,7 +145,8 @@ class NoFigures:
 def draw_nothing(patch, *scripts):
     """Let these scripts draw no figures and write no page until `patch`, a MonkeyPatch, is undone."""
     for script in scripts:
-        figures, page = ("DigitFigures", "digit_page") if hasattr(script, "digit_page") else ("FaceFigures", "face_page")
+        faces = hasattr(script, "face_page")
+        figures, page = ("FaceFigures", "face_page") if faces else ("DigitFigures", "digit_page")
         patch.setattr(script, figures, lambda *_, **__: NoFigures())
         patch.setattr(getattr(script, page), "write", lambda *_, **__: None)
 
