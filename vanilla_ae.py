@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
         }
         title = ("Denoising autoencoder" if args.noise else "Autoencoder") + f" on {args.dataset}"
         subtitle = f"test MSE {scores['mse']:.4f}, 5-NN accuracy {scores['knn']:.1%}"
-        figures = DigitFigures(test, latent, decode, title, subtitle, args.images_dir, SCRIPT)
+        figures = DigitFigures(title, subtitle, args.images_dir, SCRIPT, test, latent, decode)
         if args.noise:
             scores |= figures.denoising(args.noise, restore=lambda noisy: decode(encode(noisy)))
         run.write_results(args.dataset, scores)

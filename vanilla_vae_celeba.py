@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from common import cli, training
 from common.data.faces import TEST, TRAIN, VALID, load_faces
 from common.data.tensors import random_flip, select
+from common.figures import face_page
 from common.figures.faces import FaceFigures
 from common.metrics import active_units
 
@@ -169,13 +170,15 @@ def main(argv: list[str] | None = None) -> None:
         title = f"{'Autoencoder' if args.ae else f'VAE (beta {args.beta:g})'} on {faces.source}"
         title += " (no CelebA here)" if faces.drawn else ""
         labels = None if faces.attributes is None else faces.attributes[faces.split == TRAIN][: args.limit]
-        figures = FaceFigures(test.cpu(), latent, train_latent, decode, title, subtitle, args.images_dir, SCRIPT)
+        figures = FaceFigures(title, subtitle, args.images_dir, SCRIPT, test.cpu(), latent, train_latent, decode)
         figures.interpolation(args.images_dir / "4.png")
         figures.reconstructions()
         figures.samples()  # decoded from z ~ N(0, I), and from a Gaussian fitted to the training codes
         figures.attributes(labels, faces.attribute_names)
         nats = {"neg_elbo": "-ELBO (nats per image)", "recon": "reconstruction (nats)", "kl": "KL (nats)"}
         figures.curves(run.history, nats | {"mse": "mean squared error"})
+        page = args.images_dir / f"{SCRIPT}_explorer.html"
+        face_page.write(page, figures, model.encoder, model.decoder, labels, faces)
         print(f"Open {args.images_dir / '4.png'} first.")
 
 

@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
             f"test -ELBO {scores['neg_elbo_grey']:.1f} nats, of which KL {scores['kl']:.1f}; MSE {scores['mse']:.4f}; "
             f"5-NN accuracy {scores['knn']:.1%}"
         )
-        figures = DigitFigures(test, latent, decode, title, subtitle, args.images_dir, SCRIPT, prior=True)
+        figures = DigitFigures(title, subtitle, args.images_dir, SCRIPT, test, latent, decode, prior=True)
         figures.map(args.images_dir / "3.png")
         figures.interpolation()
         figures.reconstructions()

@@ -5,26 +5,74 @@ import gzip
 import os
 import signal
 import struct
+import zipfile
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
+from browser import offline_chromium
+from PIL import Image
 from torch import nn
 
-from common import training
-from common.data.digits import load_digits
+from common import cli, training
+from common.data.digits import Digits, load_digits
+from common.data.drawn_faces import draw_faces
 
 ROOT = Path(__file__).parents[1]
 
 # A shell that starts the tests in the background lets them, and the scripts that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# On models as small as those of the tests, several threads spend their time waiting for one another, most of all where
+# other programs run. Processes that tests start get OMP_NUM_THREADS=1 for the same bits.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def digits():
     """The real MNIST, train and test, from the project's own data folder."""
     return load_digits("MNIST", ROOT / "data")
+
+
+@pytest.fixture(scope="session")
+def few_digits(digits):
+    """The first 4,000 train and 2,000 test images of MNIST: enough for a run of a few seconds to learn from."""
+    counts = zip(digits, (4000, 2000), strict=True)
+    return tuple(Digits(part.images[:count], part.labels[:count], part.classes) for part, count in counts)
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory):
+    """A data folder for all three scripts, for runs of a second: an MNIST of noise, and faces_here, a folder."""
+    folder = tmp_path_factory.mktemp("data")
+    raw = folder / "MNIST/raw"
+    raw.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(0)
+    for part, count in (("train", 1600), ("t10k", 300)):
+        labels = torch.arange(count).remainder(10).byte()
+        images = torch.randint(0, 256, (count, 28, 28), generator=generator).byte() // (1 + labels[:, None, None])
+        write_idx(raw / f"{part}-images-idx3-ubyte", images, packed=False)
+        write_idx(raw / f"{part}-labels-idx1-ubyte", labels, packed=False)
+    (folder / "faces_here").mkdir()
+    for number, face in enumerate(draw_faces(300, 32).images):
+        Image.fromarray(face).save(folder / "faces_here" / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory):
+    """A headless Chromium without a network, which all tests of pages share."""
+    browser = offline_chromium(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def browser(chromium):
+    """The browser, in which no page may report an error."""
+    yield chromium
+    assert not [entry for entry in chromium.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 def write_idx(path: Path, values: torch.Tensor, packed: bool = True) -> None:
@@ -94,7 +142,54 @@ class NoFigures:
         return lambda *_, **__: {}
 
 
+def draw_nothing(patch, *scripts):
+    """Let these scripts draw no figures and write no page until `patch`, a MonkeyPatch, is undone."""
+    for script in scripts:
+        figures, page = ("DigitFigures", "digit_page") if hasattr(script, "digit_page") else ("FaceFigures", "face_page")
+        patch.setattr(script, figures, lambda *_, **__: NoFigures())
+        patch.setattr(getattr(script, page), "write", lambda *_, **__: None)
+
+
+def ends_in_one_line(capsys, main):
+    """Call `main` as a script does, which must end it with one line on the console: its exit code, and the line."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ending:
+        cli.run(main)
+    output = capsys.readouterr()
+    assert "Traceback" not in output.err
+    assert len(output.err.strip().splitlines()) == 1
+    return ending.value.code, output.err
+
+
+class Payload:
+    """What a hostile pickle holds: unpickling it creates the file `path`."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
 def real_faces():
     """The folder of real CelebA: data/celeba, or the one that the environment variable CELEBA names; None without."""
     folders = [ROOT / "data/celeba", *([Path(os.environ["CELEBA"])] if "CELEBA" in os.environ else [])]
     return next((folder for folder in folders if folder.is_dir()), None)
+
+
+@pytest.fixture(scope="session")
+def few_real_faces(tmp_path_factory):
+    """A folder like CelebA's with some 700 of its pictures; without CelebA, what needs them is skipped."""
+    if (real := real_faces()) is None:
+        pytest.skip("real CelebA is neither in data/celeba nor where CELEBA says")
+    folder = tmp_path_factory.mktemp("celeba")
+    with (
+        zipfile.ZipFile(real / "img_align_celeba.zip") as pictures,
+        zipfile.ZipFile(folder / "img_align_celeba.zip", "w") as few,
+    ):
+        names = sorted(name for name in pictures.namelist() if name.endswith(".jpg"))
+        for name in names[:: max(1, len(names) // 700)]:
+            few.writestr(name, pictures.read(name))
+    for table in ("list_attr_celeba.txt", "list_eval_partition.txt"):
+        (folder / table).symlink_to((real / table).resolve())
+    return folder

@@ -7,22 +7,13 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, ends_in_one_line
 
 import vanilla_ae
 import vanilla_vae_celeba
 import vanilla_vae_mnist
 from common import cli
 from common.errors import UserError
-
-
-def ends_in_one_line(capsys, main):
-    with pytest.raises(SystemExit) as ending:
-        cli.run(main)
-    output = capsys.readouterr()
-    assert "Traceback" not in output.err
-    assert len(output.err.strip().splitlines()) == 1
-    return ending.value.code, output.err
 
 
 @pytest.mark.parametrize(
@@ -44,25 +35,25 @@ def ends_in_one_line(capsys, main):
         (["5"], "unrecognized arguments: 5"),
     ],
 )
-def test_wrong_flags(capsys, arguments, message):
+def test_a_wrong_flag_is_named_in_one_line(capsys, arguments, message):
     code, line = ends_in_one_line(capsys, lambda: vanilla_ae.main(arguments))
     assert code == 2 and message in line and line.startswith("vanilla_ae.py: ")
 
 
-def test_beta_is_checked(capsys):
+def test_a_beta_that_is_negative_or_no_number_is_refused(capsys):
     for beta in ("-1", "nan"):
         code, line = ends_in_one_line(capsys, lambda beta=beta: vanilla_vae_mnist.main(["--beta", beta]))
         assert code == 2 and "--beta" in line
 
 
-def test_absent_accelerator(capsys, monkeypatch):
+def test_an_absent_accelerator_is_refused_with_what_to_use_instead(capsys, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
     code, line = ends_in_one_line(capsys, lambda: vanilla_ae.main(["--device", "cuda"]))
     assert code == 2 and "--device cuda" in line and "use --device auto or cpu" in line
 
 
 @pytest.mark.parametrize("flag", ["--images-dir", "--run-dir", "--data-dir"])
-def test_a_folder_that_is_a_file(capsys, tmp_path, flag):
+def test_a_folder_that_cannot_be_made_is_named_before_any_training(capsys, tmp_path, flag):
     (tmp_path / "file").write_text("")
     folders = {"--images-dir": tmp_path / "i", "--run-dir": tmp_path / "r", flag: tmp_path / "file" / "folder"}
     arguments = [str(part) for pair in folders.items() for part in pair]
@@ -117,10 +108,11 @@ def test_help_names_the_default_of_every_flag(capsys, script):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ctrl_c_and_sigterm_keep_the_last_finished_epoch(tmp_path, number, code):
-    command = [sys.executable, "-u", ROOT / "vanilla_ae.py", "--data-dir", ROOT / "data", "--limit", "2000"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen([*command, "--epochs", "500"], cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) as process:
+def test_ctrl_c_and_sigterm_keep_the_last_finished_epoch(tmp_path, small_data, number, code):
+    command = [sys.executable, "-u", ROOT / "vanilla_ae.py", "--data-dir", small_data, "--precision", "fp32"]
+    options = {"cwd": tmp_path, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*command, "--epochs", "500"], **options, **pipes) as process:
         for line in process.stdout:
             if line.startswith("epoch 2/"):
                 break

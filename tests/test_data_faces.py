@@ -3,377 +3,224 @@
 import io
 import random
 import shutil
-import subprocess
-import sys
+import time
 import zipfile
+from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from conftest import real_faces
-from pictures import ALIGNED, NAMES, NUMBERS, PHOTOS, SIZE, drawn_pictures, encoded, load, write_folder, write_zip
-from PIL import Image
+from pictures import ALIGNED, NAMES, NUMBERS, PHOTOS, SIZE, drawn_pictures, encoded, load, write
+from PIL import Image, ImageOps
 from torchvision import datasets
 
+from common.data import archive
 from common.data import faces as module
 from common.data.drawn_faces import draw_faces
-from common.data.faces import load_faces
 
-# ---- Layouts, labels and parts ---------------------------------------------------------------------------
+
+def close(image, data, levels=1):
+    """Whether the image is Pillow's crop and resize of these bytes, within so many grey levels."""
+    picture, square = Image.open(io.BytesIO(data)).convert("RGB"), image.shape[1:]
+    picture = picture.crop((15, 35, 163, 183)) if picture.size == (178, 218) else picture
+    reference = np.int16(ImageOps.fit(picture, square, Image.Resampling.BILINEAR))
+    return np.abs(image.permute(1, 2, 0).numpy() - reference).max() <= levels
+
+
+def table(separator, *rows):
+    return "\r\n".join(separator.join(map(str, row)) for row in rows).encode()
+
 
 COLUMNS = ("Eyeglasses", "Male", "Smiling", "Young")
-LABELS = {number: [1 if number >> bit & 1 else -1 for bit in range(len(COLUMNS))] for number in range(202_600)}
-
-
-def part_of(number):
-    """Unlike the file numbers', so that only the table can tell it."""
-    return number % 3
-
-
-def tables(style):
-    """The two tables, with their rows in disorder and rows of other pictures among them."""
-    rows = [*NUMBERS, 5, 190_000, 123_456]
-    random.Random(1).shuffle(rows)
-    if style == "csv":
-        attributes = [f"image_id,{','.join(COLUMNS)}"]
-        attributes += [f"{row:06d}.jpg,{','.join(map(str, LABELS[row]))}" for row in rows]
-        parts = ["image_id,partition", *(f"{row:06d}.jpg,{part_of(row)}" for row in rows)]
-    else:
-        attributes = [str(len(rows)), " ".join(COLUMNS) + " "]
-        attributes += [f"{row:06d}.jpg " + "".join(f"{label:3d}" for label in LABELS[row]) for row in rows]
-        parts = [f"{row:06d}.jpg {part_of(row)}" for row in rows]
-    return {
-        f"list_attr_celeba.{style}": "\r\n".join([*attributes, ""]).encode(),
-        f"list_eval_partition.{style}": "\n".join([*parts, ""]).encode(),
-    }
-
-
-def inside(pictures, folder="img_align_celeba/"):
-    return {folder + name: data for name, data in pictures.items()}
-
-
-def official_zip(folder, pictures):
-    write_folder(folder, tables("txt"))
-    return write_zip(folder / "img_align_celeba.zip", inside(pictures))
-
-
-def official_drive(folder, pictures):
-    for name, data in tables("txt").items():
-        write_folder(folder / ("Anno" if "attr" in name else "Eval"), {name: data})
-    return write_zip(folder / "Img/img_align_celeba.zip", inside(pictures))
-
-
-def kaggle_files(pictures):
-    extra = {"list_bbox_celeba.csv": b"image_id,x_1\n", "__MACOSX/img_align_celeba/._000001.jpg": b"finder"}
-    return inside(pictures, "img_align_celeba/img_align_celeba/") | tables("csv") | extra
-
-
-def linked(target, *links):
-    """Links in a folder elsewhere to what is in the folder of `target`; the first of them."""
-    folder = target.parent.parent / "elsewhere"
-    folder.mkdir()
-    for name in links:
-        (folder / name).symlink_to(target.parent / name)
-    return folder / links[0]
-
-
-LAYOUTS = {
-    "the official zip": official_zip,
-    "the official zip by its folder": lambda *given: official_zip(*given).parent,
-    "the official drive": official_drive,
-    "kaggle's archive": lambda to, them: write_zip(to / "archive.zip", kaggle_files(them), zipfile.ZIP_DEFLATED),
-    "kaggle's archive in a folder": lambda to, them: write_zip(to / "in/archive.zip", kaggle_files(them)).parent,
-    "kaggle's archive unpacked": lambda to, them: write_folder(to, kaggle_files(them)),
-    "the inner folder of kaggle's": lambda to, them: (
-        write_folder(to, kaggle_files(them)) / "img_align_celeba/img_align_celeba"
-    ),
-    "torchvision's folder": lambda to, them: write_folder(to, inside(them) | tables("txt")),
-    "pictures at the top": lambda to, them: write_zip(to / "flat.zip", them | tables("csv")),
-    "a link to the zip, tables beside its target": lambda *given: linked(official_zip(*given), "img_align_celeba.zip"),
-    "a folder of links to zip and tables": lambda *given: (
-        linked(official_zip(*given), "img_align_celeba.zip", *tables("txt")).parent
-    ),
-    "a link to a folder": lambda to, them: linked(write_folder(to, inside(them) | tables("txt")), to.name),
-    "a folder with a link to the pictures": lambda to, them: (
-        linked(write_folder(to, inside(them) | tables("txt")) / "x", "img_align_celeba", *tables("txt")).parent
-    ),
+ROWS = random.Random(1).sample([*NUMBERS, 5, 190_000], 14)  # in disorder, with rows of other pictures among them
+LABELS = [[f"{row:06d}.jpg", *(1 if row >> bit & 1 else -1 for bit in range(4))] for row in ROWS]
+PARTS = [[f"{row:06d}.jpg", row % 3] for row in ROWS]  # unlike the file numbers', so that only the table can tell it
+TXT = {"list_attr_celeba.txt": table("  ", [len(ROWS)], COLUMNS, *LABELS)}
+TXT |= {"list_eval_partition.txt": table(" ", *PARTS)}
+CSV = {"list_attr_celeba.csv": table(",", ["image_id", *COLUMNS], *LABELS)}
+CSV |= {"list_eval_partition.csv": table(",", ["image_id", "partition"], *PARTS)}
+IN_FOLDER = {f"img_align_celeba/{name}": ALIGNED[name] for name in random.Random(2).sample(NAMES, len(NAMES))}
+KAGGLE = {f"img_align_celeba/{name}": data for name, data in IN_FOLDER.items()} | CSV
+KAGGLE |= dict.fromkeys((".DS_Store", "readme.txt", "list_bbox_celeba.csv", "__MACOSX/in/._000001.jpg"), b"other")
+OFFICIAL = {"img_align_celeba.zip": IN_FOLDER} | TXT
+DRIVE = {"Img/img_align_celeba.zip": IN_FOLDER}
+DRIVE |= {f"{'Anno' if 'attr' in name else 'Eval'}/{name}": data for name, data in TXT.items()}
+PNG = {name.replace("jpg", "png"): encoded(Image.open(io.BytesIO(data)), "PNG") for name, data in ALIGNED.items()}
+LAYOUTS = {  # what lies in the folder "in", the path that is named, and what the folder "links" has links to
+    "the official zip": (OFFICIAL, "in/img_align_celeba.zip"),
+    "the official zip by its folder": (OFFICIAL, "in"),
+    "the official drive": (DRIVE, "in/Img/img_align_celeba.zip"),
+    "kaggle's archive": ({"archive.zip": KAGGLE}, "in/archive.zip"),
+    "kaggle's archive by its folder": ({"archive.zip": KAGGLE}, "in"),
+    "kaggle's archive unpacked": (KAGGLE, "in"),
+    "the inner folder of kaggle's": (KAGGLE, "in/img_align_celeba/img_align_celeba"),
+    "torchvision's folder": (IN_FOLDER | TXT, "in"),
+    "pictures at the top of a zip": ({"flat.zip": ALIGNED | CSV}, "in/flat.zip"),
+    "img_align_celeba_png, whose tables say .jpg": (PNG | TXT, "in"),
+    "a link to the zip, tables beside its target": (OFFICIAL, "links/img_align_celeba.zip", "in/img_align_celeba.zip"),
+    "links to zip and tables": (OFFICIAL, "links", *(f"in/{name}" for name in OFFICIAL)),
+    "a link to a folder": (IN_FOLDER | TXT, "links/in", "in"),
+    "links to a folder and tables": (IN_FOLDER | TXT, "links", *(f"in/{name}" for name in ("img_align_celeba", *TXT))),
+    "links to pictures and tables": (ALIGNED | TXT, "links", *(f"in/{name}" for name in ALIGNED | TXT)),
+    "links in a circle, two to one folder": (IN_FOLDER | TXT, "links", "links", "in", "in/img_align_celeba"),
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same_faces(layout, tmp_path):
-    disorder = random.Random(2).sample(NAMES, len(NAMES))
-    path = LAYOUTS[layout](tmp_path / "source", {name: ALIGNED[name] for name in disorder})
-    faces = load(path, tmp_path / "data")
-    assert faces.names == NAMES
-    assert faces.attribute_names == COLUMNS
-    assert faces.attributes.tolist() == [[label > 0 for label in LABELS[number]] for number in NUMBERS]
-    assert faces.split.tolist() == [part_of(number) for number in NUMBERS]
-    assert (faces.source, faces.drawn) == ("CelebA", False)
-    for image, data in zip(faces.images, ALIGNED.values(), strict=True):
-        assert close(image, aligned_reference(data))
+    files, named, *targets = LAYOUTS[layout]
+    write(tmp_path / "in", files)
+    (tmp_path / "links").mkdir()
+    for target in targets:
+        (tmp_path / "links" / Path(target).name).symlink_to(tmp_path / target)
+    faces = load(tmp_path / named, tmp_path / "data")
+    assert [Path(name).stem for name in faces.names] == [Path(name).stem for name in NAMES]
+    assert faces.attributes.tolist() == [[bool(number >> bit & 1) for bit in range(4)] for number in NUMBERS]
+    assert faces.split.tolist() == [number % 3 for number in NUMBERS]
+    assert (faces.attribute_names, faces.source, faces.drawn) == (COLUMNS, "CelebA", False)
+    assert all(map(close, faces.images, ALIGNED.values()))
 
 
-def close(image, reference, levels=1):
-    return np.abs(image.permute(1, 2, 0).numpy().astype(int) - np.asarray(reference).astype(int)).max() <= levels
-
-
-def aligned_reference(data, size=SIZE):
-    picture = Image.open(io.BytesIO(data)).convert("RGB").crop((15, 35, 163, 183))
-    return picture.resize((size, size), Image.Resampling.BILINEAR)
-
-
-def test_links_in_a_circle_end_and_a_picture_behind_two_links_counts_once(tmp_path):
-    folder = write_folder(tmp_path / "folder", PHOTOS)
-    more = write_folder(tmp_path / "more", {"a.png": PHOTOS["000.png"]})
-    for name, target in {"loop": folder, "one": more, "two": more, "b.png": more / "a.png"}.items():
-        (folder / name).symlink_to(target)
-    assert load(folder, tmp_path / "data").names == [*PHOTOS, "b.png", "one/a.png"]
-
-
-def test_without_the_flag_data_celeba_is_taken(tmp_path):
-    official_zip(tmp_path / "celeba", ALIGNED)
-    assert load(None, tmp_path).names == NAMES
-
-
-def test_without_tables_the_file_numbers_decide(tmp_path):
-    faces = load(write_zip(tmp_path / "a.zip", ALIGNED), tmp_path / "data")
+def test_without_a_table_file_numbers_tell_the_parts_and_without_a_row_labels_are_left_out(tmp_path, capsys):
+    faces = load(write(tmp_path / "a.zip", ALIGNED), tmp_path / "data")
     assert faces.split.tolist() == [0] * 6 + [1] * 3 + [2] * 3
     assert faces.attributes is None and faces.attribute_names == ()
-
-
-def test_aligned_png_pictures_take_the_rows_of_their_jpg_names(tmp_path):
-    pngs = {name.replace("jpg", "png"): encoded(Image.open(io.BytesIO(ALIGNED[name])), "PNG") for name in NAMES}
-    faces = load(write_folder(tmp_path / "png", pngs | tables("txt")), tmp_path / "data")
-    assert faces.split.tolist() == [part_of(number) for number in NUMBERS]
-    assert close(faces.images[0], aligned_reference(ALIGNED[NAMES[0]]))
-
-
-def test_a_subset_without_test_pictures_is_split_by_name(tmp_path, capsys):
-    load(write_zip(tmp_path / "a.zip", {name: ALIGNED[name] for name in NAMES[:6]}), tmp_path / "data")
-    assert "split by name" in capsys.readouterr().err
-
-
-def test_own_pictures_are_split_by_a_hash_of_their_names(tmp_path):
-    pictures = {f"{index:04d}.png": data for index, data in enumerate(list(PHOTOS.values()) * 4)}
-    faces = load(write_zip(tmp_path / "a.zip", pictures), tmp_path / "data", size=8)
-    parts = dict(zip(faces.names, faces.split.tolist(), strict=True))
-    train, valid, test = faces.split.bincount(minlength=3).tolist()
-    assert abs(train - 480) < 40 and abs(valid - 60) < 30 and abs(test - 60) < 30
-    # The same names keep their parts in a folder, in fewer pictures, and on every machine.
-    fewer = write_folder(tmp_path / "fewer", {name: pictures[name] for name in list(pictures)[50:]})
-    again = load(fewer, tmp_path / "data", size=8)
-    assert again.split.tolist() == [parts[name] for name in again.names]
-    assert [parts[f"{index:04d}.png"] for index in range(12)] == [2, 0, 2, 0, 0, 0, 2, 2, 0, 0, 0, 1]
-
-
-def test_own_pictures_named_like_celebas_are_not_taken_for_them(tmp_path):
-    numbered = {f"{index + 1:06d}.jpg": data for index, data in enumerate(PHOTOS.values())}
-    faces = load(write_zip(tmp_path / "mine.zip", numbered), tmp_path / "data")
-    assert faces.source == "mine.zip"
-    assert faces.split.bincount(minlength=3).min() > 3  # by their numbers, all would be training faces
-
-
-@pytest.mark.parametrize("count", [3, 4, 5])
-def test_a_handful_of_pictures_has_all_three_parts(count, tmp_path):
-    load(write_folder(tmp_path / "few", dict(list(PHOTOS.items())[:count])), tmp_path / "data")
-
-
-def test_a_picture_without_a_row_takes_the_labels_away_and_is_named(tmp_path, capsys):
-    path = write_folder(tmp_path / "a", ALIGNED | {"stranger.jpg": ALIGNED[NAMES[0]]} | tables("csv"))
-    faces = load(path, tmp_path / "data")
-    assert faces.attributes is None and len(faces.names) == len(NAMES) + 1
+    load(write(tmp_path / "b.zip", {name: ALIGNED[name] for name in NAMES[:6]}), tmp_path / "data")
+    assert "split by name" in capsys.readouterr().err, "they leave a part empty"
+    faces = load(write(tmp_path / "c", ALIGNED | {"stranger.jpg": ALIGNED[NAMES[0]]} | CSV), tmp_path / "data")
+    assert faces.attributes is None and faces.split[:-1].tolist() == [number % 3 for number in NUMBERS]
     assert "no row for 1 of 13 pictures (stranger.jpg)" in capsys.readouterr().err
-    assert faces.split[:-1].tolist() == [part_of(number) for number in NUMBERS]
 
 
-def test_names_join_in_any_script_and_in_either_form_of_their_accents(tmp_path):
-    names = ["Zoë.png", "李小龙.png", "Ωμέγα.png", "مرحبا.png", "a b c.png", "😀.png"]
-    pictures = dict(zip([name.replace("ë", "e\u0308") for name in names], PHOTOS.values(), strict=False))
-    table = "id,Smiling\n" + "".join(f'"{name}",{1 if name == "Zoë.png" else -1}\n' for name in names)
-    files = inside(pictures, "Köln/") | {"list_attr_celeba.csv": table.encode()}
-    faces = load(write_zip(tmp_path / "照片.zip", files), tmp_path / "数据")
-    smiling = dict(zip(faces.names, faces.attributes[:, 0].tolist(), strict=True))
-    assert smiling == {name: name == "Zoë.png" for name in names}
-    assert faces.source == "照片.zip"
+def test_own_pictures_are_split_by_their_names_and_a_handful_has_all_three_parts(tmp_path):
+    pictures = {f"{index:06d}.jpg": data for index, data in enumerate(PHOTOS.values(), 1)}
+    faces = load(write(tmp_path / "mine.zip", pictures), tmp_path / "data")
+    assert faces.source == "mine.zip", "names alone do not make them CelebA's"
+    assert faces.split.bincount().tolist() == [120, 15, 15]
+    assert len(set(faces.split.nonzero().flatten().diff().tolist())) > 5, "the parts lie among one another"
+    backwards = write(tmp_path / "backwards.zip", dict(reversed(pictures.items())))
+    assert torch.equal(load(backwards, tmp_path / "data").split, faces.split)
+    for count in (3, 4, 5):
+        load(write(tmp_path / str(count), dict(list(PHOTOS.items())[:count])), tmp_path / "data")
 
 
-def test_a_skipped_picture_shifts_no_label(tmp_path):
-    pictures = {f"{number:06d}.jpg": ALIGNED[NAMES[number % 12]] for number in range(1, 131)}
-    table = "130\nOdd\n" + "".join(f"{name} {1 if int(name[:6]) % 2 else -1}\n" for name in pictures)
-    files = pictures | {"000040.jpg": b"", "list_attr_celeba.txt": table.encode()}
-    faces = load(write_zip(tmp_path / "a.zip", files), tmp_path / "data")
-    assert len(faces.names) == 129 and "000040.jpg" not in faces.names
-    assert faces.attributes[:, 0].tolist() == [int(name[:6]) % 2 == 1 for name in faces.names]
-    for image, name in zip(faces.images, faces.names, strict=True):
-        assert close(image, aligned_reference(pictures[name]))
+def test_names_in_any_script_keep_their_labels_and_a_skipped_picture_shifts_none(tmp_path):
+    names = ["Zoë.png", "李小龙.png", "Ωμέγα.png", "مرحبا.png", "a b c.png", "😀.png", *list(PHOTOS)[6:]]
+    pictures = {f"Köln/{name}": data for name, data in zip(names, PHOTOS.values(), strict=True)}
+    labels = {f"Köln/{name}": len(name) + place & 2 > 0 for place, name in enumerate(names)}
+    rows = [[f'"{name[5:]}"', 1 if label else -1] for name, label in labels.items()]
+    files = pictures | {"Köln/040.png": b"", "list_attr_celeba.csv": table(",", ["id", "Smiling"], *rows)}
+    faces = load(write(tmp_path / "照片.zip", files), tmp_path / "数据")
+    assert faces.names == sorted(pictures.keys() - {"Köln/040.png"}) and faces.source == "照片.zip"
+    assert faces.attributes[:, 0].tolist() == [labels[name] for name in faces.names]
+    assert all(close(image, pictures[name]) for image, name in zip(faces.images, faces.names, strict=True))
 
 
-# ---- Pixels ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [32, 64, 128])
-def test_aligned_faces_are_pillows_crop_and_resize_within_a_level(size, tmp_path):
-    """Also where only Pillow can read every third, which keeps its place among the others."""
-    mixed = {
-        name: encoded(Image.open(io.BytesIO(data)).convert("CMYK"), quality=95) if place % 3 == 1 else data
-        for place, (name, data) in enumerate(ALIGNED.items())
-    }
-    faces = load(write_zip(tmp_path / "a.zip", mixed), tmp_path / "data", size)
-    for image, name in zip(faces.images, faces.names, strict=True):
-        assert close(image, aligned_reference(mixed[name], size))
+@pytest.mark.parametrize("removed", [False, True], ids=["with its decoder", "without it"])
+def test_aligned_faces_are_pillows_within_a_level_also_once_torchvision_decodes_no_more(removed, tmp_path, monkeypatch):
+    """Also where only Pillow can read every third (CMYK), which keeps its place among the others."""
+    if removed:
+        monkeypatch.delattr("torchvision.io.decode_jpeg")
+    cmyk = {name: Image.open(io.BytesIO(ALIGNED[name])).convert("CMYK") for name in NAMES[1::3]}
+    mixed = ALIGNED | {name: encoded(picture, quality=95) for name, picture in cmyk.items()}
+    path = write(tmp_path / "a.zip", mixed)
+    for size in (64, 128):
+        assert all(map(close, load(path, tmp_path / "data", size).images, mixed.values()))
 
 
 def test_large_photos_are_the_centre_square_of_pillows_full_decoding(tmp_path):
-    wide = [face.resize((1600, 1200), Image.Resampling.BICUBIC) for face in drawn_pictures(4, (1600, 1200))]
+    wide = [face.resize((1600, 1200), Image.Resampling.BICUBIC) for face in drawn_pictures(3, (400, 300))]
     files = {f"{index}.jpg": encoded(face, quality=92) for index, face in enumerate(wide)}
-    faces = load(write_folder(tmp_path / "wide", files), tmp_path / "data", 64)
-    for image, data in zip(faces.images, files.values(), strict=True):
-        square = Image.open(io.BytesIO(data)).crop((200, 0, 1400, 1200))
-        assert close(image, square.resize((64, 64), Image.Resampling.BILINEAR), levels=6)
-
-
-def alone(data, name, folder):
-    """What becomes of one picture, with two plain ones beside it, since fewer than three are refused."""
-    plain = encoded(Image.new("RGB", (9, 9)), "PNG")
-    faces = load(write_folder(folder / "in", {"y.png": plain, "z.png": plain, name: data}), folder / "data")
-    return faces.images[faces.names.index(name)]
+    faces = load(write(tmp_path / "wide", files), tmp_path / "data", 64)
+    assert all(close(image, data, levels=6) for image, data in zip(faces.images, files.values(), strict=True))
 
 
 QUARTERS = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]]  # red, green, blue, white
 PICTURE = Image.fromarray(np.kron(np.array(QUARTERS).reshape(2, 2, 3), np.full((32, 32, 1), 255)).astype(np.uint8))
-
-
-def corners(image):
-    """Top left, top right, bottom left, bottom right, as 0 or 1 per channel."""
-    return [(image[:, y, x] > 127).int().tolist() for y in (3, SIZE - 4) for x in (3, SIZE - 4)]
-
-
-TURNS = Image.Transpose
-# How the camera held the picture: the inverse of the turn that each EXIF orientation asks for.
-HELD = {2: TURNS.FLIP_LEFT_RIGHT, 3: TURNS.ROTATE_180, 4: TURNS.FLIP_TOP_BOTTOM, 5: TURNS.TRANSPOSE}
-HELD |= {6: TURNS.ROTATE_90, 7: TURNS.TRANSVERSE, 8: TURNS.ROTATE_270}
-
-
-@pytest.mark.parametrize("orientation", [1, *HELD])
-def test_exif_orientation_turns_pictures_upright(orientation, tmp_path):
-    stored = PICTURE.transpose(HELD[orientation]) if orientation in HELD else PICTURE
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    assert corners(alone(encoded(stored, quality=95, exif=exif), "a.jpg", tmp_path)) == QUARTERS
-
-
 CLEAR = PICTURE.convert("RGBA")  # its blue quarter is transparent, which white shows through
 CLEAR.paste((0, 0, 255, 0), (0, 32, 32, 64))
-GREY = Image.fromarray(np.where(np.arange(64) < 32, 60, 200).astype(np.uint8)[None].repeat(64, 0))
-WIDE = Image.fromarray(np.asarray(GREY, np.uint16) * 257)
-SHOWN_THROUGH = [*QUARTERS[:2], [1, 1, 1], QUARTERS[3]]
-DARK_LEFT = [[0, 0, 0], [1, 1, 1]] * 2
-MODES = {
-    "rgb.bmp": (encoded(PICTURE, "BMP"), QUARTERS),
-    "rgb.webp": (encoded(PICTURE, "WEBP", lossless=True), QUARTERS),
-    "progressive.JPG": (encoded(PICTURE, quality=95, progressive=True), QUARTERS),
-    "cmyk.tif": (encoded(PICTURE.convert("CMYK"), "TIFF"), QUARTERS),
-    "palette.png": (encoded(PICTURE.quantize(8), "PNG"), QUARTERS),
-    "rgba.png": (encoded(CLEAR, "PNG"), SHOWN_THROUGH),
-    "palette with alpha.png": (encoded(CLEAR.quantize(8), "PNG"), SHOWN_THROUGH),
-    "palette with a transparent colour.gif": (encoded(CLEAR, "GIF"), SHOWN_THROUGH),
-    "animated.gif": (encoded(PICTURE, "GIF", save_all=True, append_images=[Image.new("RGB", (64, 64))]), QUARTERS),
-    "grey.jpg": (encoded(GREY), DARK_LEFT),
-    "bits.png": (encoded(GREY.point(lambda level: 255 * (level > 99)).convert("1"), "PNG"), DARK_LEFT),
-    "grey with alpha.png": (encoded(GREY.convert("LA"), "PNG"), DARK_LEFT),
-    "16 bits.png": (encoded(WIDE, "PNG"), DARK_LEFT),
-    "16 bits.tif": (encoded(WIDE, "TIFF"), DARK_LEFT),
-    "a jpeg.png": (encoded(PICTURE, quality=95), QUARTERS),
-    "000001.jpg": (encoded(PICTURE, quality=95), QUARTERS),
+PLAIN = {
+    **{f"plain.{kind}": encoded(PICTURE, kind) for kind in ("bmp", "gif", "png", "tiff")},
+    "lossless.webp": encoded(PICTURE, "WEBP", lossless=True),
+    "progressive.JPG": encoded(PICTURE, progressive=True),
+    "palette.png": encoded(PICTURE.quantize(8), "PNG"),
+    "animated.gif": encoded(PICTURE, "GIF", save_all=True, append_images=[Image.new("RGB", (64, 64))]),
+    "a jpeg.png": encoded(PICTURE),
+    "000001.jpg": encoded(PICTURE),
 }
+for orientation, degrees in ((3, 180), (6, 90), (8, 270)):  # EXIF's number for how far the camera was turned
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    PLAIN[f"{orientation}.jpg"] = encoded(PICTURE.rotate(degrees), exif=exif)
+CLEARED = {"clear.png": encoded(CLEAR, "PNG"), "clear.gif": encoded(CLEAR, "GIF")}
+GREY = {"grey.jpg": encoded(PICTURE.convert("L"))}  # red and blue are dark, green and white are light
 
 
-@pytest.mark.parametrize("name", MODES)
-def test_every_kind_of_picture_keeps_its_colours(name, tmp_path):
-    data, expected = MODES[name]
-    image = alone(data, name, tmp_path)
-    assert corners(image) == expected
-    if "16 bits" in name:  # scaled, not clipped
-        assert abs(int(image[0, 5, 5]) - 60) <= 1 and abs(int(image[0, 5, 28]) - 200) <= 1
+def test_every_kind_of_picture_is_upright_and_keeps_its_colours(tmp_path):
+    faces = load(write(tmp_path / "in", PLAIN | CLEARED | GREY), tmp_path / "data")
+    corners = (faces.images[:, :, 3 :: SIZE - 7, 3 :: SIZE - 7] > 127).int().flatten(2).transpose(1, 2).tolist()
+    expected = dict.fromkeys(PLAIN, QUARTERS) | dict.fromkeys(CLEARED, [*QUARTERS[:2], [1, 1, 1], [1, 1, 1]])
+    expected |= dict.fromkeys(GREY, [[0, 0, 0], [1, 1, 1]] * 2)
+    assert dict(zip(faces.names, corners, strict=True)) == expected
 
 
-# ---- Drawn faces and the download ------------------------------------------------------------------------
+def test_few_decoded_pictures_wait_to_be_written(tmp_path, monkeypatch):
+    decoded, waiting, decode = [], [], module._decode_chunk
+    slow_disk = Mock(write=lambda _: time.sleep(0.05) or waiting.append(len(decoded) - len(waiting)))
+    monkeypatch.setattr(module, "AHEAD", 2)
+    monkeypatch.setattr(module, "_decode_chunk", lambda *a, **b: decoded.append(a) or decode(*a, **b))
+    module._prepare(archive.find(write(tmp_path, PHOTOS)), 8, slow_disk)
+    assert len(waiting) == 10 and max(waiting) <= 2
 
 
-@pytest.fixture
-def few_drawn(monkeypatch):
+REFUSED = Mock(side_effect=RuntimeError("Failed to retrieve file url:\n\n\tToo many users have viewed this file."))
+
+
+@pytest.mark.parametrize(("fails", "reason"), [(REFUSED, "Too many users"), (lambda *_: time.sleep(5), "TimeoutError")])
+def test_a_refused_or_stalled_download_says_why_and_draws_labelled_faces(fails, reason, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "DRAWN_COUNTS", (20, 5, 5))
-
-
-def test_drawn_faces_come_with_labels_and_parts_and_write_nothing(tmp_path, few_drawn):
-    faces, expected = load_faces("drawn", tmp_path, SIZE), draw_faces(30, SIZE)
+    monkeypatch.setattr(module, "DOWNLOAD_SECONDS", 0.5)
+    monkeypatch.setattr(datasets.utils, "download_file_from_google_drive", fails)
+    faces, expected = module.load_faces(None, tmp_path, SIZE), draw_faces(30, SIZE)
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and str(tmp_path / "celeba") in message
+    assert reason in message and "DRAWN" in message and "img_align_celeba.zip" in message
     assert torch.equal(faces.images.permute(0, 2, 3, 1), torch.from_numpy(expected.images))
     assert faces.attributes.tolist() == expected.attributes.tolist()
     assert faces.split.tolist() == [0] * 20 + [1] * 5 + [2] * 5
-    assert (faces.source, faces.drawn, len(faces.names)) == ("drawn faces", True, 30)
-    assert not list(tmp_path.iterdir())
+    assert (faces.source, faces.drawn) == ("drawn faces", True)
+    monkeypatch.setattr(datasets.utils, "download_file_from_google_drive", lambda *_: pytest.fail("a second download"))
+    assert module.load_faces("drawn", tmp_path / "new", SIZE).drawn and not (tmp_path / "new").exists()
+    monkeypatch.setenv("RANK", "1")
+    assert module.load_faces(None, tmp_path, SIZE).drawn
 
 
-FAILURES = {
-    "quota exceeded": "print('FileURLRetrievalError: quota exceeded'); raise SystemExit(1)",
-    "was not there after 1 seconds": "import time; time.sleep(60)",
-    "ended with code 7": "raise SystemExit(7)",
-}
-
-
-@pytest.mark.parametrize("reason", FAILURES)
-def test_a_download_that_fails_or_stalls_says_why_and_draws(reason, tmp_path, few_drawn, monkeypatch, capsys):
-    monkeypatch.setattr(module, "DOWNLOAD", FAILURES[reason])
-    monkeypatch.setattr(module, "DOWNLOADS", dict.fromkeys(module.DOWNLOADS, 1))
-    assert load_faces(None, tmp_path, SIZE).drawn
-    message = capsys.readouterr().err.rstrip("\n")
-    assert reason in message and "DRAWN" in message and "img_align_celeba.zip" in message and "\n" not in message
-    assert str(tmp_path / "celeba") in message
-    assert [file.name for file in tmp_path.glob("celeba/*")] == [".lock"]
-
-
-def test_a_download_that_works_is_used(tmp_path, monkeypatch):
-    fetched = official_zip(tmp_path / "fetched", ALIGNED).parent
-    copy = f"import os, shutil, sys; os.makedirs(sys.argv[1], exist_ok=True); shutil.copy({str(fetched)!r} + '/' + "
-    monkeypatch.setattr(module, "DOWNLOAD", copy + "sys.argv[2], sys.argv[1])")
+def test_a_download_asks_torchvision_for_the_zip_and_the_tables_and_is_used(tmp_path, monkeypatch):
+    fetched = write(tmp_path / "fetched", OFFICIAL)
+    download = Mock(side_effect=lambda file_id, folder, name, md5: shutil.copy(fetched / name, folder))
+    monkeypatch.setattr(datasets.utils, "download_file_from_google_drive", download)
     faces = load(None, tmp_path)
-    assert faces.names == NAMES and faces.attribute_names == COLUMNS and not faces.drawn
-    assert {file.name for file in tmp_path.glob("celeba/[!.]*")} == {file.name for file in fetched.iterdir()}
-
-
-def test_the_download_asks_torchvision_for_the_zip_and_the_tables(tmp_path, monkeypatch, capsys):
-    asked, known = [], {name: (file_id, md5) for file_id, md5, name in datasets.CelebA.file_list}
-    monkeypatch.setattr(datasets.utils, "download_file_from_google_drive", lambda *given: asked.append(given))
-    for name in module.DOWNLOADS:
-        monkeypatch.setattr(sys, "argv", ["-c", str(tmp_path), name])
-        exec(module.DOWNLOAD, {})
-        assert asked.pop() == (known[name][0], str(tmp_path), name, known[name][1])
-    failing = module.DOWNLOAD.replace("CelebA.file_list", "[][0]")
-    done = subprocess.run([sys.executable, "-c", failing, "x", "y"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "IndexError: list index out of range\n", "")
-
-
-# ---- CelebA itself ---------------------------------------------------------------------------------------
+    assert len(faces.names) == len(NAMES) and faces.attribute_names == COLUMNS and not faces.drawn
+    asked = [(file_id, md5, name) for (file_id, _, name, md5), _ in download.call_args_list]
+    assert set(asked) <= set(datasets.CelebA.file_list) and sorted(name for *_, name in asked) == sorted(OFFICIAL)
 
 
 @pytest.mark.skipif(real_faces() is None, reason="real CelebA is neither in data/celeba nor where CELEBA says")
 def test_real_faces_are_those_of_pillow_with_the_labels_and_parts_of_their_names(tmp_path):
-    folder, few = real_faces(), tmp_path / "few"
-    with zipfile.ZipFile(folder / "img_align_celeba.zip") as archive:
-        names = [name for name in archive.namelist() if name.endswith(".jpg")]
-        pictures = {name: archive.read(name) for name in names[:: max(1, len(names) // 300)]}
-    path = write_zip(few / "img_align_celeba.zip", pictures)
-    for name in ("list_attr_celeba.txt", "list_eval_partition.txt"):
-        shutil.copy(folder / name, few)
-    faces = load(few, tmp_path, 64)
+    with zipfile.ZipFile(real_faces() / "img_align_celeba.zip") as file:
+        names = [name for name in file.namelist() if name.endswith(".jpg")]
+        pictures = {name: file.read(name) for name in names[:: max(1, len(names) // 150)]}
+    path, rows = write(tmp_path / "few/img_align_celeba.zip", pictures), []
+    for name in TXT:
+        text = (real_faces() / name).read_text()
+        write(path.parent, {name: text.encode()})
+        rows.append([line.split()[1:] for line in text.splitlines() if f"img_align_celeba/{line[:10]}" in pictures])
+    faces = load(path.parent, tmp_path, 64)
     assert len(faces.attribute_names) == 40 and faces.source == "CelebA"
-    rows = [line.split() for line in (few / "list_attr_celeba.txt").read_text().splitlines()[2:]]
-    labels = {name: [value == "1" for value in values] for name, *values in rows}
-    parts = dict(line.split() for line in (few / "list_eval_partition.txt").read_text().splitlines())
-    assert faces.attributes.tolist() == [labels[name] for name in faces.names]
-    assert faces.split.tolist() == [int(parts[name]) for name in faces.names]
-    for image, name in zip(faces.images, faces.names, strict=True):
-        assert close(image, aligned_reference(pictures[f"img_align_celeba/{name}"], 64))
-    alone = shutil.copy(path, tmp_path / "again.zip")
-    assert torch.equal(load(alone, tmp_path / "other").split, faces.split), "the file numbers give the official parts"
+    assert faces.attributes.tolist() == [[value == "1" for value in row] for row in rows[0]]
+    assert faces.split.tolist() == [int(part) for (part,) in rows[1]]
+    assert all(map(close, faces.images, pictures.values()))
+    alone = load(shutil.copy(path, tmp_path / "again.zip"), tmp_path / "other")
+    assert torch.equal(alone.split, faces.split), "the file numbers give the official parts"

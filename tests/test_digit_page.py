@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from browser import Page, offline_chromium
+from browser import Page
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from selenium.webdriver.common.by import By
@@ -142,20 +142,6 @@ def test_a_collapsed_model_has_a_page(small):
 
 
 # ---- In a browser ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    browser = offline_chromium(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.quit()
-
-
-@pytest.fixture
-def browser(chromium):
-    """The browser, in which no page may report an error."""
-    yield chromium
-    assert not [entry for entry in chromium.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 @pytest.fixture

@@ -5,19 +5,21 @@ import statistics
 
 import pytest
 import torch
-from conftest import ROOT, NoFigures
+from conftest import draw_nothing
 from measure import claims
 
 from common.data import faces as celeba
 from common.data.digits import Digits
-from common.training import checkpoint
+from common.training import checkpoint, device
 
-QUICK = ["--epochs", "1", "--limit", "600", "--data-dir", str(ROOT / "data"), "--device", "cpu"]
+QUICK = ["--epochs", "1", "--limit", "600", "--device", "cpu"]
 
 
 @pytest.fixture
-def small(monkeypatch):
-    """Few dimensions, labels, seeds and epochs of the classifier."""
+def small(monkeypatch, few_digits):
+    """Few digits, dimensions, labels, seeds and epochs of the classifier; only this program's own figures."""
+    train, test = few_digits
+    test = Digits(test.images[:600], test.labels[:600], test.classes)
     monkeypatch.setattr(claims, "DIMENSIONS", (2, 3))
     monkeypatch.setattr(claims, "FIGURE_DIMENSIONS", 3)
     monkeypatch.setattr(claims, "LABELS", (100, 300))
@@ -29,14 +31,14 @@ def small(monkeypatch):
         lambda images, targets, epochs, *rest, **more: original(images, targets, 1, *rest, **more),
     )
     monkeypatch.setattr(claims.vanilla_vae_mnist, "LIKELIHOOD_SAMPLES", 1)
-    for script in (claims.vanilla_ae, claims.vanilla_vae_mnist):
-        monkeypatch.setattr(script, "DigitFigures", lambda *_, **__: NoFigures())
-        monkeypatch.setattr(script.digit_page, "write", lambda *_, **__: None)
+    monkeypatch.setattr(device, "SECONDS", 0.0)
+    draw_nothing(monkeypatch, claims.vanilla_ae, claims.vanilla_vae_mnist, claims.vanilla_vae_celeba)
+    for module in (claims, claims.vanilla_ae, claims.vanilla_vae_mnist):
+        monkeypatch.setattr(module, "load_digits", lambda *_: (train, test))
 
 
-def test_the_claims_of_digits(small, tmp_path, capsys, digits, monkeypatch):
-    train, test = (Digits(part.images[:4000], part.labels[:4000], part.classes) for part in digits)
-    monkeypatch.setattr(claims, "load_digits", lambda *_: (train, test))
+def test_the_claims_of_digits_are_measured_printed_and_drawn(small, tmp_path, capsys, few_digits):
+    train, _ = few_digits
     folders = ["--runs-dir", str(tmp_path / "runs"), "--images-dir", str(tmp_path / "images")]
     claims.main(["digits", *QUICK, *folders])
     printed = capsys.readouterr().out
@@ -81,7 +83,7 @@ def test_a_finished_run_of_the_script_is_used_where_it_is_the_wanted_one(small, 
         claims.finished_run(claims.vanilla_ae, ["--latent-dim", "7"], args)
 
 
-def test_the_claims_of_faces(small, tmp_path, capsys, monkeypatch):
+def test_the_claims_of_faces_are_measured_printed_and_drawn(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(celeba, "DRAWN_COUNTS", (200, 20, 150))
     folders = [
         "--runs-dir",

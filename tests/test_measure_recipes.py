@@ -6,11 +6,12 @@ from argparse import Namespace
 
 import pytest
 import torch
-from conftest import ROOT, NoFigures
+from conftest import ROOT, draw_nothing
 from measure import published, recipes, recipes_report
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from common.data.digits import Digits
+from common.training import device
 
 IMAGES = torch.rand(6, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 RECIPES = {recipe.name: recipe for group in recipes.GROUPS.values() for recipe in group.recipes}
@@ -137,9 +138,8 @@ def small(monkeypatch, digits):
     for module in (recipes, recipes.vanilla_ae, recipes.vanilla_vae_mnist):
         monkeypatch.setattr(module, "load_digits", lambda *_: (train, test))
     monkeypatch.setattr(recipes.vanilla_vae_mnist, "LIKELIHOOD_SAMPLES", 1)
-    for module in (recipes.vanilla_ae, recipes.vanilla_vae_mnist):
-        monkeypatch.setattr(module, "DigitFigures", lambda *_, **__: NoFigures())
-        monkeypatch.setattr(module.digit_page, "write", lambda *_, **__: None)
+    monkeypatch.setattr(device, "SECONDS", 0.0)
+    draw_nothing(monkeypatch, recipes.vanilla_ae, recipes.vanilla_vae_mnist)
     return calls
 
 

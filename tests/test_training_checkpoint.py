@@ -1,13 +1,13 @@
-"""Files that are whole or absent, and checkpoints from strangers."""
+"""Checkpoints: saved and loaded whole, refused from strangers and from other runs, one run to a folder."""
 
 import pickle
 
 import pytest
 import torch
+from conftest import Payload
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common import files
 from common.errors import UserError
 from common.training import checkpoint
 
@@ -23,37 +23,17 @@ STATE = {
 }
 
 
-def test_round_trip(tmp_path):
+def test_a_saved_checkpoint_is_loaded_as_it_was_and_leaves_no_other_file(tmp_path):
     checkpoint.save(tmp_path / "c.pt", STATE)
     state = checkpoint.load(tmp_path / "c.pt")
     assert state["epoch"] == 3 and torch.equal(state["model"]["w"], torch.arange(4.0))
     assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    files.write_atomically(path, b"old")
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(UserError, match=r"No space left on device.*needs 2\.0 MB"):
-        files.write_atomically(path, b"x" * 2_000_000)
-    assert path.read_bytes() == b"old"
-    assert [found.name for found in tmp_path.iterdir()] == ["file"]
-
-
-class Payload:
-    def __reduce__(self):
-        return (open, ("payload-ran", "w"))
-
-
 @pytest.mark.parametrize("writer", [pickle.dump, lambda value, file: torch.save(value, file)])
-def test_a_pickle_with_a_payload_is_refused(tmp_path, monkeypatch, writer):
-    monkeypatch.chdir(tmp_path)
-    with open("evil.pt", "wb") as file:
-        writer({"format": 1, "model": Payload()}, file)
+def test_a_pickle_with_a_payload_is_refused(tmp_path, writer):
+    with open(tmp_path / "evil.pt", "wb") as file:
+        writer({"format": 1, "model": Payload(tmp_path / "payload-ran")}, file)
     with pytest.raises(UserError, match=r"evil\.pt is damaged or no checkpoint"):
         checkpoint.load(tmp_path / "evil.pt")
     assert not (tmp_path / "payload-ran").exists()

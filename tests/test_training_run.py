@@ -169,12 +169,10 @@ def test_a_compiled_step_trains_the_same_model_and_compiles_nothing_after_the_fi
     models, graphs = [Mean(), Mean()], []
     train(models[0], squared_error, make_run(tmp_path / "plain", epochs=3))
     torch._dynamo.utils.counters.clear()
-    train(
-        models[1],
-        squared_error,
-        make_run(tmp_path / "compiled", epochs=3, compile=True),
-        after=lambda: graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"]),
-    )
+    run = make_run(tmp_path / "compiled", epochs=3, compile=True)
+    with torch._inductor.config.patch(compile_threads=1):  # a pool of compilers takes longer to start than these steps
+        counted = torch._dynamo.utils.counters["stats"]
+        train(models[1], squared_error, run, after=lambda: graphs.append(counted["unique_graphs"]))
     assert "fails here" not in capsys.readouterr().err
     assert graphs[0] == graphs[-1] > 0
     assert models[1].level.item() == pytest.approx(models[0].level.item(), rel=1e-4)

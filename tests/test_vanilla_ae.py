@@ -5,14 +5,21 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, recorded
+from conftest import recorded
 
 import vanilla_ae
 from common.data.tensors import to_float
 from common.figures import maps
 from common.training import checkpoint
 
-QUICK = ["--limit", "3000", "--epochs", "3", "--data-dir", str(ROOT / "data"), "--batch-size", "64"]
+QUICK = ["--limit", "3000", "--epochs", "3", "--batch-size", "64", "--precision", "fp32"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def reads_few_digits(few_digits):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vanilla_ae, "load_digits", lambda *_: few_digits)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +27,9 @@ def trained(tmp_path_factory):
     """A short run of the whole script: its folder, and the arguments of the figures that it drew."""
     folder = tmp_path_factory.mktemp("ae")
     folders = ["--run-dir", str(folder / "run"), "--images-dir", str(folder / "images")]
-    with recorded(maps, "interpolations", "latent_map", "manifold") as drawn:
+    with recorded(maps.LatentMap, "interpolations", "figure") as drawn, recorded(maps, "manifold") as grid:
         vanilla_ae.main([*QUICK, *folders])
-    return folder, drawn
+    return folder, drawn | grid
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +90,7 @@ def test_decoding_gives_grey_levels_of_an_image_whatever_the_dimensions_of_the_c
     assert images.min() >= 0 and images.max() <= 1
 
 
-def test_training_lowers_the_error(trained, digits):
+def test_training_lowers_the_error(trained):
     lines = [json.loads(line) for line in (trained[0] / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     results = json.loads((trained[0] / "run/results.json").read_text())
@@ -92,7 +99,7 @@ def test_training_lowers_the_error(trained, digits):
     assert results["test"]["knn"] > 0.25
 
 
-def test_the_results_hold_the_run_and_the_error_of_its_model_on_the_test_split(trained, model, digits):
+def test_the_results_hold_the_run_and_the_error_of_its_model_on_the_test_split(trained, model, few_digits):
     results = json.loads((trained[0] / "run/results.json").read_text())
     assert set(results) == {
         "script", "dataset", "train_images", "epochs", "seed", "device", "precision", "torch",
@@ -100,12 +107,12 @@ def test_the_results_hold_the_run_and_the_error_of_its_model_on_the_test_split(t
     }  # fmt: skip
     assert (results["script"], results["dataset"], results["train_images"]) == ("vanilla_ae", "MNIST", 3000)
     with torch.no_grad():
-        images = to_float(digits[1].images)
+        images = to_float(few_digits[1].images)
         error = (model.decode(model.encode(images)) - images).square().mean().item()
     assert results["test"]["mse"] == pytest.approx(error, rel=1e-4)
 
 
-def test_the_figures_are_there(trained):
+def test_a_run_leaves_every_figure_and_the_page(trained):
     names = {path.name for path in (trained[0] / "images").iterdir()}
     own = {f"vanilla_ae_{name}" for name in ("reconstructions.png", "manifold.png", "curves.png", "explorer.html")}
     assert names == {"1.png", "2.png"} | own
@@ -113,21 +120,21 @@ def test_the_figures_are_there(trained):
         assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
 
 
-def test_the_map_shows_every_test_digit_at_its_code(trained, model, digits):
-    points, labels = trained[1]["latent_map"][:2]
+def test_the_map_shows_every_test_digit_at_its_code(trained, model, few_digits):
+    drawn = trained[1]["figure"][0]
     with torch.no_grad():
-        latent = model.encode(to_float(digits[1].images))
-    torch.testing.assert_close(torch.from_numpy(points), latent, atol=1e-4, rtol=1e-4)
-    assert (labels == digits[1].labels.numpy()).all()
+        latent = model.encode(to_float(few_digits[1].images))
+    torch.testing.assert_close(torch.from_numpy(drawn.points), latent, atol=1e-4, rtol=1e-4)
+    assert (drawn.labels == few_digits[1].labels.numpy()).all()
 
 
-def test_interpolations_walk_the_straight_line_between_the_two_codes(trained, model, digits):
-    rows, _, labels, _, lines = trained[1]["interpolations"][:5]
-    images = to_float(digits[1].images)[:, 0]
+def test_interpolations_walk_the_straight_line_between_the_two_codes(trained, model, few_digits):
+    drawn, rows, lines = trained[1]["interpolations"][:3]
+    images = to_float(few_digits[1].images)[:, 0]
     assert rows.shape == (5, 16, 28, 28)
     for row, (start, end) in zip(torch.from_numpy(rows), lines, strict=True):
         first, last = ((images == original).all(dim=(1, 2)).nonzero()[0, 0] for original in (row[0], row[-1]))
-        assert labels[first] != labels[last]
+        assert drawn.labels[first] != drawn.labels[last]
         with torch.no_grad():
             codes = model.encode(images[[first, last], None])
             torch.testing.assert_close(codes, torch.from_numpy(np.stack([start, end])), atol=1e-4, rtol=1e-4)
@@ -159,12 +166,12 @@ def test_resuming_a_finished_run_draws_its_figures_again(trained, capsys):
 
 
 def test_more_dimensions_are_shown_along_principal_components(tmp_path, capsys):
-    arguments = ["--limit", "600", "--epochs", "1", "--latent-dim", "5", "--data-dir", str(ROOT / "data")]
-    with recorded(maps, "latent_map") as drawn:
+    arguments = ["--limit", "600", "--epochs", "1", "--latent-dim", "5", "--precision", "fp32"]
+    with recorded(maps.LatentMap, "figure") as drawn:
         vanilla_ae.main([*arguments, "--run-dir", str(tmp_path / "run"), "--images-dir", str(tmp_path / "images")])
-    points, names = drawn["latent_map"][0], drawn["latent_map"][4]
+    points, names = drawn["figure"][0].points, drawn["figure"][0].axis_names
     assert names[0].startswith("principal component 1 of 5 latent dimensions")
-    assert points.shape == (10_000, 2)
+    assert points.shape == (2000, 2)
     assert "no explorer page" in capsys.readouterr().out
 
 

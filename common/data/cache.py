@@ -1,63 +1,52 @@
 """A cache of prepared pictures: a folder that appears whole or not at all."""
 
+import contextlib
 import math
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from torch import Tensor
 
 from common.errors import UserError
 
-FORMAT = 2  # to be raised when the same pictures would make another cache
-
+FORMAT = 3  # to be raised when the same pictures would make another cache
 Cached = tuple[Tensor, dict[str, np.ndarray]]
 
 
-def load(folder: Path, stamp: str, size: int, prepare: Callable[[BinaryIO], dict[str, np.ndarray]]) -> Cached:
+def load(folder: Path, stamp: str, size: int, prepare: Callable[[BinaryIO], dict]) -> Cached:
     """The pictures in `folder`, (N, size, size, 3) uint8 mapped from its file, and the arrays kept beside them.
 
     Where they are missing, damaged or not of this `stamp`, prepare(file) writes the pixels and returns the arrays;
-    "names" has N entries. Of several runs at once, one prepares and the others wait.
-
-    Raises UserError if the folder cannot be written.
+    "names" has N entries. Of several runs at once, one prepares and the others wait. Raises UserError if the folder
+    cannot be written.
     """
     stamp, new = f"{FORMAT} {stamp}", folder.with_name(f"{folder.name}.tmp")
-    if cached := _opened(folder, stamp, size):
-        return cached
+    with contextlib.suppress(Exception):  # a damaged file fails in many ways, and is made again after any of them
+        return _opened(folder, stamp, size)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{folder}.lock")
-        try:
-            held = lock.acquire(timeout=0)
-        except Timeout:
-            print(f"waiting for another run, which is making {folder}", file=sys.stderr, flush=True)
-            held = lock.acquire()
-        with held:
-            if cached := _opened(folder, stamp, size):  # the run that was waited for has made it
-                return cached
+        with FileLock(f"{folder}.lock"):
+            with contextlib.suppress(Exception):  # the run that was waited for has made it
+                return _opened(folder, stamp, size)
             for old in (new, folder):  # what a killed run left, and what is out of date
-                if old.exists():
-                    shutil.rmtree(old)
+                shutil.rmtree(old, ignore_errors=True)
             new.mkdir()
             try:
                 with open(new / "pixels.uint8", "wb") as file:
                     arrays = prepare(file)
                     file.flush()
                     os.fsync(file.fileno())
-                np.savez(new / "arrays.npz", stamp=np.array(stamp), **arrays)
+                np.savez(new / "arrays.npz", stamp=stamp, **arrays)
                 new.rename(folder)
             finally:
                 shutil.rmtree(new, ignore_errors=True)
-            if cached := _opened(folder, stamp, size):
-                return cached
-            raise OSError("what was written cannot be read again")
+            return _opened(folder, stamp, size)
     except OSError as error:
         raise UserError(
             f"the prepared faces cannot be written to {folder.parent} ({error.strerror or error}): make room for "
@@ -65,15 +54,11 @@ def load(folder: Path, stamp: str, size: int, prepare: Callable[[BinaryIO], dict
         ) from error
 
 
-def _opened(folder: Path, stamp: str, size: int) -> Cached | None:
-    """What is in the cache, or None if it is missing, damaged or made from something else."""
-    try:
-        arrays = dict(np.load(folder / "arrays.npz", allow_pickle=False))
-        pixels, shape = folder / "pixels.uint8", (len(arrays["names"]), size, size, 3)
-        if arrays["stamp"].item() != stamp or pixels.stat().st_size != math.prod(shape):
-            return None
-        # A private mapping: what a caller changes by mistake stays out of the file.
-        images = torch.from_file(str(pixels), shared=False, size=math.prod(shape), dtype=torch.uint8)
-        return images.view(shape), arrays
-    except Exception:  # a damaged file fails in many ways, and is made again after any of them
-        return None
+def _opened(folder: Path, stamp: str, size: int) -> Cached:
+    """What is in the cache. Raises an exception of any kind if it is missing, damaged or made from something else."""
+    arrays = dict(np.load(folder / "arrays.npz", allow_pickle=False))
+    pixels, shape = folder / "pixels.uint8", (len(arrays["names"]), size, size, 3)
+    if arrays["stamp"].item() != stamp or pixels.stat().st_size != math.prod(shape):
+        raise ValueError(f"{folder} was made from other pictures, or is not whole")
+    # A private mapping: what a caller changes by mistake stays out of the file.
+    return torch.from_file(str(pixels), shared=False, size=math.prod(shape), dtype=torch.uint8).view(shape), arrays

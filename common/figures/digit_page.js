@@ -1,5 +1,3 @@
-"use strict";
-
 const PICTURE = 28;    // pixels a side of a decoded image
 const STEPS = 12;      // images in a row, of the strip and of the samples
 const SAMPLES = 24;
@@ -8,66 +6,25 @@ const REACH = 12;      // pixels from the place to a test image that is shown wi
 const STRAY = 4;       // pixels that a click may move
 const CLOSEST = 0.01;  // the smallest part of the area that zooming shows
 
-const $ = id => document.getElementById(id);
-const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-const content = JSON.parse($("content").textContent);
-const {area, classes} = content;
+const {area, classes, encoder, decoder} = content;
 
 const view = {...area};    // the part of the area that the map shows: left, bottom, side
 const hidden = new Set();  // labels of the classes that are switched off
-let points, labels, originals, encoder, decoder;
+let points, labels, originals;
 // In latent coordinates: the place that is decoded, the ends of the line, the random samples.
 let place = classes[0].place, ends = classes.slice(0, 2).map(({place}) => place), samples = [];
 // ---- The data -------------------------------------------------------------------------------------------------
 
-async function unpack(text, Values) {
-  const bytes = Uint8Array.from(atob(text), character => character.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Values(await new Response(stream).arrayBuffer());
-}
-
-async function unpackNibbles(text) {  // two in a byte
-  const bytes = await unpack(text, Uint8Array);
-  return Uint8Array.from({length: 2 * bytes.length}, (_, n) => n % 2 ? bytes[n >> 1] & 15 : bytes[n >> 1] >> 4);
-}
-
-async function load() {
+async function loadData() {
   const shares = await unpack(content.points, Uint16Array);
   points = Float32Array.from(shares, (share, n) => (n % 2 ? area.bottom : area.left) + share / 65535 * area.side);
   labels = await unpack(content.labels, Uint8Array);
   originals = {...content.originals, images: await unpackNibbles(content.originals.images)};
 
-  ({encoder, decoder} = content);
-  for (const layer of [...encoder, ...decoder].filter(({kind}) => kind === "linear")) {
-    layer.weight = await unpack(layer.weight, Int8Array);
-    if (!layer.fine) continue;
-    const fine = await unpackNibbles(layer.fine);
-    layer.weight = Int16Array.from(layer.weight, (high, n) => 16 * high + fine[n]);
-  }
+  await load(encoder);
+  await load(decoder);
 }
 
-const compute = {
-  linear(inputs, {weight, unit, bias}) {
-    return Float32Array.from(bias, (offset, row) => {
-      let sum = 0;
-      for (let n = 0, at = row * inputs.length; n < inputs.length; n++) sum += inputs[n] * weight[at + n];
-      return offset + unit[row] * sum;
-    });
-  },
-  layernorm(inputs, {eps, weight, bias}) {
-    const mean = inputs.reduce((sum, value) => sum + value, 0) / inputs.length;
-    const variance = inputs.reduce((sum, value) => sum + (value - mean) ** 2, 0) / inputs.length;
-    return inputs.map((value, n) => (value - mean) / Math.sqrt(variance + eps) * weight[n] + bias[n]);
-  },
-  silu: inputs => inputs.map(value => value / (1 + Math.exp(-value))),
-  waves([x, y], {directions}) {
-    const phases = directions.map(([across, up]) => across * x + up * y);
-    return Float32Array.from([...phases.map(Math.sin), ...phases.map(Math.cos)]);
-  },
-};
-
-const run = (layers, values) =>
-  layers.reduce((values, layer) => compute[layer.kind](values, layer), Float32Array.from(values));
 const sigmoid = logits => logits.map(logit => 1 / (1 + Math.exp(-logit)));
 
 // The grey levels in [0, 1] of the image at a place.
@@ -91,18 +48,7 @@ function nearest() {
 
 const onLine = share => ends[0].map((start, axis) => start + share * (ends[1][axis] - start));
 
-function normal() {  // two draws of N(0, 1): Box & Muller 1958
-  const radius = Math.sqrt(-2 * Math.log(1 - Math.random())), angle = 2 * Math.PI * Math.random();
-  return [radius * Math.cos(angle), radius * Math.sin(angle)];
-}
-
 // ---- Drawing --------------------------------------------------------------------------------------------------
-
-const due = new Set();
-function later(...tasks) {  // each once, before the next frame
-  if (!due.size) requestAnimationFrame(() => { const now = [...due]; due.clear(); now.forEach(task => task()); });
-  tasks.forEach(task => due.add(task));
-}
 
 // Images of grey levels in [0, 1], as black of that opacity, in rows.
 function show(canvas, images, size = PICTURE) {
@@ -344,7 +290,7 @@ function fillLegend() {
 
 async function begin() {
   document.title = $("title").textContent = content.title;
-  await load();
+  await loadData();
   fillLegend();
   listenToPointers($("marks"));
   listenToKeys($("marks"));

@@ -4,10 +4,7 @@ The page holds the encoder and the decoder, their weights rounded to 8 bits, and
 map whatever a reader draws.
 """
 
-import base64
 import copy
-import gzip
-import json
 import sys
 from pathlib import Path
 
@@ -19,11 +16,11 @@ from torch.nn import functional as F
 
 from common.data.digits import Digits
 from common.data.tensors import to_float
-from common.figures import maps
+from common.figures import layers, maps
+from common.figures.page import pack, pack_nibbles, render
 from common.files import write_atomically
 
-TEMPLATE = Path(__file__).with_suffix(".html")
-PARTS = {"style": "digit_page.css", "script": "digit_page.js", "field": "digit_page_field.js"}
+TEMPLATE = "digit_page.html"
 LIMIT = 3_000_000  # bytes of the page
 CODE_BOUND = 0.01  # on the distance of the page's code from the encoder's, as a share of the map's width
 BOUND = 0.015  # on the mean absolute error of the page's image at a point, in grey levels of [0, 1]
@@ -73,13 +70,15 @@ def _page(
 ) -> bytes | None:
     """The page, or None where none keeps both the bounds and the limit."""
     low, side = _area(latent, prior)
-    if (encoding := _layers(encoder, ENCODER_BITS)) is None or (decoding := _layers(decoder, DECODER_BITS)) is None:
-        return None
     generator = torch.Generator().manual_seed(0)
     chosen = digits.images[torch.randperm(len(digits.images), generator=generator)[:CHECKS]]
-    codes, exact = (network(to_float(chosen))[:, :2] for network in (encoding[1], copy.deepcopy(encoder).cpu()))
     places = low + side * torch.rand(CHECKS, 2, generator=generator)
-    shown, expected = (network(places).sigmoid() for network in (decoding[1], copy.deepcopy(decoder).cpu()))
+    encoding = layers.write(encoder, to_float(chosen), ENCODER_BITS)
+    decoding = layers.write(decoder, places, DECODER_BITS)
+    if encoding is None or decoding is None:
+        return None
+    codes, exact = (network(to_float(chosen))[:, :2] for network in (encoding.rounded, copy.deepcopy(encoder).cpu()))
+    shown, expected = (network(places).sigmoid() for network in (decoding.rounded, copy.deepcopy(decoder).cpu()))
     # Neither comparison holds where a number is NaN.
     if not (codes - exact).norm(dim=1).max() <= CODE_BOUND * side:
         return None
@@ -102,14 +101,14 @@ def _page(
             }
             for label, place in zip(present, places, strict=True)
         ],
-        "points": _pack(((latent - low) / side * 65535).round(), "<u2"),
-        "labels": _pack(digits.labels, "u1"),
-        "encoder": encoding[0],
-        "decoder": decoding[0],
+        "points": pack(((latent - low) / side * 65535).round(), "<u2"),
+        "labels": pack(digits.labels, "u1"),
+        "encoder": encoding.written,
+        "decoder": decoding.written,
     }
-    room = LIMIT - len(_render(content | {"originals": {"size": 28, "levels": 16, "images": ""}}))
+    room = LIMIT - len(render(TEMPLATE, content | {"originals": {"size": 28, "levels": 16, "images": ""}}))
     originals = _originals(digits.images, room)
-    return _render(content | {"originals": originals}) if originals else None
+    return render(TEMPLATE, content | {"originals": originals}) if originals else None
 
 
 def _area(latent: Tensor, prior: bool) -> tuple[Tensor, float]:
@@ -119,40 +118,6 @@ def _area(latent: Tensor, prior: bool) -> tuple[Tensor, float]:
         low, high = low.clamp(max=-PRIOR_RANGE), high.clamp(min=PRIOR_RANGE)
     side = (1 + 2 * MARGIN) * (high - low).max().item() or 1.0
     return (low + high - side) / 2, side
-
-
-def _layers(network: nn.Module, bits: int) -> tuple[list[dict], nn.Module] | None:
-    """The layers of `network` in their order, for the page, and the network that the page computes.
-
-    Weights are rounded to 8 or 12 `bits`, each row of them in a unit of its own. None where there is a layer that the
-    page doesn't know.
-    """
-
-    def listed(values: Tensor) -> list:
-        return [float(f"{value:.6g}") for value in values.flatten().tolist()]
-
-    rounded = copy.deepcopy(network).cpu()
-    layers = []
-    for layer in rounded.modules():
-        if isinstance(layer, nn.Linear):
-            unit = layer.weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / (2 ** (bits - 1) - 1)
-            whole = (layer.weight / unit).round()
-            layer.weight.copy_(whole * unit)
-            high = (whole / 2 ** (bits - 8)).floor()
-            weights = {"weight": _pack(high, "i1"), "unit": listed(unit), "bias": listed(layer.bias)}
-            if bits > 8:  # apart from the first 8 bits, which compress better alone
-                weights["fine"] = _pack_nibbles((whole - 16 * high).numpy())
-            layers.append({"kind": "linear", **weights})
-        elif isinstance(layer, nn.LayerNorm):
-            values = {"eps": layer.eps, "weight": listed(layer.weight), "bias": listed(layer.bias)}
-            layers.append({"kind": "layernorm", **values})
-        elif isinstance(layer, nn.SiLU):
-            layers.append({"kind": "silu"})
-        elif hasattr(layer, "directions"):
-            layers.append({"kind": "waves", "directions": layer.directions.tolist()})
-        elif not (any(layer.children()) or isinstance(layer, nn.Flatten)):
-            return None
-    return layers, rounded
 
 
 def _boxed(images: Tensor) -> bool:
@@ -179,23 +144,4 @@ def _originals(images: Tensor, room: int) -> dict | None:
 def _pack_images(images: Tensor, size: int, levels: int) -> str:
     if size < images.shape[-1]:
         images = F.adaptive_avg_pool2d(images.float(), size).round().byte()
-    return _pack_nibbles((np.arange(256) * (levels - 1) / 255).round().astype(np.uint8)[images.numpy()])
-
-
-def _pack_nibbles(values: np.ndarray) -> str:
-    """An even count of whole numbers below 16, two in a byte."""
-    first, second = values.reshape(-1, 2).T.astype(np.uint8)
-    return _pack(torch.from_numpy(16 * first + second), "u1")
-
-
-def _pack(values: Tensor, kind: str) -> str:
-    """Whole numbers as numpy's `kind`, compressed, in base64."""
-    return base64.b64encode(gzip.compress(values.numpy().astype(kind).tobytes(), 5, mtime=0)).decode()
-
-
-def _render(content: dict) -> bytes:
-    page = TEMPLATE.read_text(encoding="utf-8")
-    for name, file in PARTS.items():
-        page = page.replace(f"{{{{{name}}}}}", TEMPLATE.with_name(file).read_text(encoding="utf-8"))
-    # No title or class name can end the script element that holds the JSON.
-    return page.replace("{{content}}", json.dumps(content).replace("<", "\\u003c")).encode()
+    return pack_nibbles((np.arange(256) * (levels - 1) / 255).round().astype(np.uint8)[images.numpy()])

@@ -1,6 +1,6 @@
 """The figures of both digit scripts, each a call that draws one picture and saves it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,58 +21,41 @@ NOISE_SEED = 0
 
 
 @dataclass(frozen=True)
-class DigitFigures:
+class DigitFigures(sheets.Figures):
     """A trained model's test digits, their codes, and where their figures go.
 
     digits: the test images. latent: their codes (N, D). decode: codes (B, D) -> grey levels (B, 1, 28, 28).
-    title, subtitle: the model, and its test scores. folder, script: a figure without a name of its own goes to
-    folder/SCRIPT_FIGURE.png. prior: whether the codes belong to N(0, I), which is then drawn into the maps.
+    prior: whether the codes belong to N(0, I), which is then drawn into the maps. See `Figures` for the others.
     """
 
     digits: Digits
     latent: Tensor
     decode: Callable[[Tensor], Tensor]
-    title: str
-    subtitle: str
-    folder: Path
-    script: str
     prior: bool = False
 
     @cached_property
     def plane(self) -> Plane:
         return Plane.of(self.latent, self.prior)
 
-    def path(self, figure: str) -> Path:
-        return self.folder / f"{self.script}_{figure}.png"
+    @cached_property
+    def latent_map(self) -> maps.LatentMap:
+        points, labels = self.plane.project(self.latent).numpy(), self.digits.labels.numpy()
+        return maps.LatentMap(points, labels, self.digits.classes, self.plane.axis_names, self.prior)
 
     def map(self, path: Path | None = None) -> None:
         """Every test digit as a point at its code, coloured by its class."""
-        figure = maps.latent_map(
-            self.plane.project(self.latent).numpy(),
-            self.digits.labels.numpy(),
-            self.digits.classes,
-            f"{self.title}: latent space of {len(self.latent):,} test images\n{self.subtitle}",
-            self.plane.axis_names,
-            self.prior,
-        )
-        sheets.save(figure, path or self.path("map"))
+        title = f"{self.title}: latent space of {len(self.latent):,} test images\n{self.subtitle}"
+        sheets.save(self.latent_map.figure(title), path or self.path("map"))
 
     def interpolation(self, path: Path | None = None) -> None:
         """One digit turning into another along a straight line in the latent space, above the map with the lines."""
-        points, originals = self.plane.project(self.latent).numpy(), to_float(self.digits.images)
+        points, originals = self.latent_map.points, to_float(self.digits.images)
         typical = medoids(self.latent, self.digits.labels, len(self.digits.classes))
         pairs = [(typical[first], typical[second]) for first, second in PAIRS]
         rows = [walk(originals, self.latent, self.decode, first, second, STEPS) for first, second in pairs]
-        figure = maps.interpolations(
-            torch.stack(rows)[:, :, 0].numpy(),
-            points,
-            self.digits.labels.numpy(),
-            self.digits.classes,
-            [(points[first], points[second]) for first, second in pairs],
-            f"{self.title}: from one test image to another along a straight line in the latent space",
-            self.plane.axis_names,
-            self.prior,
-        )
+        lines = [(points[first], points[second]) for first, second in pairs]
+        title = f"{self.title}: from one test image to another along a straight line in the latent space"
+        figure = self.latent_map.interpolations(torch.stack(rows)[:, :, 0].numpy(), lines, title)
         sheets.save(figure, path or self.path("interpolation"))
 
     def reconstructions(self) -> None:
@@ -111,10 +94,6 @@ class DigitFigures:
     def denoising(self, noise: float, restore: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """See `draw_denoising`."""
         return draw_denoising(self.digits, noise, restore, self.path("denoising"))
-
-    def curves(self, history: Sequence[dict], names: dict[str, str]) -> None:
-        """The terms of the loss over the epochs; `names` maps each to its axis label."""
-        sheets.save(sheets.curves(history, names, f"{self.title}: training"), self.path("curves"))
 
 
 def first_of_each_class(digits: Digits, count: int) -> Tensor:

@@ -22,25 +22,17 @@ STRENGTHS = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
 
 
 @dataclass(frozen=True)
-class FaceFigures:
+class FaceFigures(sheets.Figures):
     """A trained model's test faces, their codes, and where their figures go.
 
     originals: the test faces (N, 3, S, S) uint8. latent: their codes (N, D). train_latent: those of the training
-    faces (M, D). decode: codes (B, D) -> pixels (B, 3, S, S). title, subtitle: the model, and its test scores.
-    folder, script: a figure without a name of its own goes to folder/SCRIPT_FIGURE.png.
+    faces (M, D). decode: codes (B, D) -> pixels (B, 3, S, S). See `Figures` for the others.
     """
 
     originals: Tensor
     latent: Tensor
     train_latent: Tensor
     decode: Callable[[Tensor], Tensor]
-    title: str
-    subtitle: str
-    folder: Path
-    script: str
-
-    def path(self, figure: str) -> Path:
-        return self.folder / f"{self.script}_{figure}.png"
 
     def interpolation(self, path: Path | None = None) -> None:
         """The first test faces in pairs, one turning into the other along a straight line in the latent space."""
@@ -61,10 +53,9 @@ class FaceFigures:
 
     def samples(self) -> None:
         """Random faces: draws of the prior, and of a Gaussian fitted to the training codes."""
-        noise = torch.randn(
-            SAMPLES[0] * SAMPLES[1], self.latent.shape[1], generator=torch.Generator().manual_seed(SAMPLES_SEED)
-        )
         mean, factor = fit_gaussian(self.train_latent)
+        generator = torch.Generator().manual_seed(SAMPLES_SEED)
+        noise = torch.randn(SAMPLES[0] * SAMPLES[1], len(mean), generator=generator)
         draws = torch.cat([self.decode(noise), self.decode(mean + noise @ factor.T)])
         blank = [""] * (SAMPLES[0] - 1)
         names = ["prior\nN(0, I)", *blank, "Gaussian\nfitted to the\ntraining codes", *blank]
@@ -93,10 +84,6 @@ class FaceFigures:
         columns = ["original", *(f"{strength:+g}" if strength else "recon-\nstruction" for strength in STRENGTHS)]
         title = f"{self.title}: test faces moved along the difference of class means in the latent space"
         sheets.save(sheets.pictures(_channels_last(torch.stack(rows)), title, columns, shown), self.path("attributes"))
-
-    def curves(self, history: Sequence[dict], names: dict[str, str]) -> None:
-        """The terms of the loss over the epochs; `names` maps each to its axis label."""
-        sheets.save(sheets.curves(history, names, f"{self.title}: training"), self.path("curves"))
 
 
 def _channels_last(images: Tensor) -> np.ndarray:

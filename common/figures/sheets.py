@@ -6,6 +6,7 @@ Grey levels are never rescaled to the picture at hand.
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +47,6 @@ def tile(pictures: np.ndarray, gap: int = 2) -> np.ndarray:
     return np.repeat(sheet, 3, axis=2) if channels == 1 else sheet
 
 
-def _show(axes: Axes, sheet: np.ndarray) -> None:
-    axes.imshow(np.clip(sheet, 0, 1), interpolation="nearest")
-    axes.set_axis_off()
-
-
 def pictures(rows: np.ndarray, title: str, columns: Sequence[str] = (), names: Sequence[str] = ()) -> Figure:
     """A sheet of pictures (R, C, H, W[, 3]), with names above its columns and before its rows."""
     count_rows, count_columns = rows.shape[:2]
@@ -62,7 +58,8 @@ def pictures(rows: np.ndarray, title: str, columns: Sequence[str] = (), names: S
 
 
 def show_named(axes: Axes, rows: np.ndarray, columns: Sequence[str], names: Sequence[str], gap: int = 2) -> None:
-    _show(axes, tile(rows, gap))
+    axes.imshow(np.clip(tile(rows, gap), 0, 1), interpolation="nearest")
+    axes.set_axis_off()
     height, width = rows.shape[2:4]
     for column, name in enumerate(columns):
         axes.text(column * (width + gap) + width / 2, -gap, name, ha="center", va="bottom", fontsize=7)
@@ -97,3 +94,23 @@ def curves(history: Sequence[dict], names: dict[str, str], title: str) -> Figure
         if f"valid_{name}" in history[0]:
             axes.legend()
     return figure
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of a trained model: `title` names it, `subtitle` gives its test scores.
+
+    A figure without a path of its own goes to folder/SCRIPT_FIGURE.png.
+    """
+
+    title: str
+    subtitle: str
+    folder: Path
+    script: str
+
+    def path(self, figure: str) -> Path:
+        return self.folder / f"{self.script}_{figure}.png"
+
+    def curves(self, history: Sequence[dict], names: dict[str, str]) -> None:
+        """The terms of the loss over the epochs; `names` maps each to its axis label."""
+        save(curves(history, names, f"{self.title}: training"), self.path("curves"))

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from measure.scores import PrincipalComponents, frechet_distance, linear_accuracy  # noqa: E402
 
 import vanilla_ae  # noqa: E402
 import vanilla_vae_celeba  # noqa: E402
@@ -35,7 +37,7 @@ from common.figures import digits as digit_figures  # noqa: E402
 from common.figures import faces as face_figures  # noqa: E402
 from common.figures import sheets  # noqa: E402
 from common.latent import fit_gaussian, walk  # noqa: E402
-from common.metrics import PrincipalComponents, frechet_distance, knn_accuracy, linear_accuracy  # noqa: E402
+from common.metrics import knn_accuracy  # noqa: E402
 from common.training import checkpoint  # noqa: E402
 from common.training.device import choose_device  # noqa: E402
 from common.training.optimizer import one_cycle  # noqa: E402

@@ -37,6 +37,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from measure import claims  # noqa: E402
 from measure.published import Batches, Recipe, keras, parametric_umap, plain, pytorch, pytorch_vae  # noqa: E402
 from measure.recipes_report import BUDGETS, Group, Score, Scores, draw, print_table  # noqa: E402
+from measure.scores import frechet_distance  # noqa: E402
 
 import vanilla_ae  # noqa: E402
 import vanilla_vae_celeba  # noqa: E402
@@ -46,7 +47,7 @@ from common.data.digits import load_digits  # noqa: E402
 from common.data.faces import TEST, TRAIN, load_faces  # noqa: E402
 from common.data.tensors import gather, random_flip, select, shuffled_batches, stream_seed, to_float  # noqa: E402
 from common.errors import UserError  # noqa: E402
-from common.metrics import frechet_distance, knn_accuracy  # noqa: E402
+from common.metrics import knn_accuracy  # noqa: E402
 from common.training import checkpoint  # noqa: E402
 from common.training.device import choose_device, keep_freed_memory  # noqa: E402
 

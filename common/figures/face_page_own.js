@@ -1,0 +1,133 @@
+// A picture of one's own: a square of it, moved and zoomed, becomes a picture like the model's, and then a code.
+
+const FINE = 4;          // pixels of the crop, across and down, that are averaged to one of the model's
+let own = null;          // the picture {image, x, y, side}: the square's centre and side in its pixels
+const touching = new Map();  // pointer -> where it is, as shares of the crop's sides
+
+// Draw the square onto a canvas. Where it reaches beyond the picture, that stretched over all of it fills the rest.
+function drawSquare(context) {
+  const {image, x, y, side} = own, {width} = context.canvas, scale = width / side;
+  context.imageSmoothingQuality = "high";
+  context.drawImage(image, 0, 0, width, width);
+  context.drawImage(image, (side / 2 - x) * scale, (side / 2 - y) * scale, image.width * scale, image.height * scale);
+}
+
+function drawCrop() {
+  const context = $("crop").getContext("2d"), {width} = $("crop");
+  drawSquare(context);
+  for (const [x, y] of content.eyes) {
+    for (const [style, line] of [["#0009", 8], ["#fff", 4]]) {
+      Object.assign(context, {strokeStyle: style, lineWidth: line});
+      context.beginPath();
+      context.arc(x * width, y * width, 0.055 * width, 0, 2 * Math.PI);
+      context.stroke();
+    }
+  }
+}
+
+// The square as a picture of the model's size, each pixel a mean of FINE x FINE.
+function cropped() {
+  const canvas = Object.assign(document.createElement("canvas"), {width: size * FINE, height: size * FINE});
+  const context = canvas.getContext("2d", {willReadFrequently: true});
+  drawSquare(context);
+  const {data} = context.getImageData(0, 0, canvas.width, canvas.width), picture = new Float32Array(3 * size ** 2);
+  for (let y = 0, at = 0; y < canvas.width; y++) {
+    for (let x = 0; x < canvas.width; x++, at += 4) {
+      const pixel = 3 * (Math.floor(y / FINE) * size + Math.floor(x / FINE));
+      for (let colour = 0; colour < 3; colour++) picture[pixel + colour] += data[at + colour] / 255 / FINE ** 2;
+    }
+  }
+  return picture;
+}
+
+let encoding = false, changed = false;
+async function encodeOwn() {  // as `refresh`: the last change counts
+  drawCrop();
+  changed = true;
+  if (encoding) return;
+  encoding = true;
+  while (changed) {
+    changed = false;
+    const picture = cropped();
+    await take("your picture", Array.from(await encode(picture)), show(blank(), picture));
+  }
+  encoding = false;
+}
+
+async function open(file) {
+  try {
+    const image = await createImageBitmap(file);
+    own = {image, x: image.width / 2, y: image.height / 2, side: Math.min(image.width, image.height)};
+  } catch {
+    $("drop").textContent = `${file.name} is no picture that this browser can read. Choose another one.`;
+    $("drop").hidden = false;
+    return;
+  }
+  $("drop").hidden = true;
+  $("zoom").disabled = false;
+  $("zoom").value = 0;
+  later(encodeOwn);
+}
+
+// Bring what is at one place of the crop to another, and zoom by a factor there.
+function moveCrop(from, to, factor = 1) {
+  if (!own) return;
+  const {image} = own, least = Math.min(image.width, image.height);
+  const side = clamp(own.side / factor, least / 2 ** $("zoom").max, least / 2 ** $("zoom").min);
+  const shift = axis => (from[axis] - 0.5) * own.side - (to[axis] - 0.5) * side;
+  own = {image, side, x: clamp(own.x + shift("x"), 0, image.width), y: clamp(own.y + shift("y"), 0, image.height)};
+  $("zoom").value = Math.log2(least / side);
+  later(encodeOwn);
+}
+
+const zoomCrop = (factor, at = {x: 0.5, y: 0.5}) => moveCrop(at, at, factor);
+
+function listenToPicture() {
+  const crop = $("crop");
+  $("guide").hidden = !content.eyes.length;
+  $("choose").onclick = () => $("file").click();
+  $("file").onchange = () => { if ($("file").files.length) open($("file").files[0]); $("file").value = ""; };
+  $("zoom").oninput = () => {
+    zoomCrop(2 ** $("zoom").value * own.side / Math.min(own.image.width, own.image.height));
+  };
+  document.addEventListener("dragover", event => event.preventDefault());
+  document.addEventListener("drop", event => {  // anywhere: otherwise the browser would leave the page for the picture
+    event.preventDefault();
+    if (event.dataTransfer.files.length) open(event.dataTransfer.files[0]);
+  });
+
+  const here = ({clientX, clientY}) => {
+    const {left, top, width} = crop.getBoundingClientRect();
+    return {x: (clientX - left) / width, y: (clientY - top) / width};
+  };
+  crop.onpointerdown = event => {
+    crop.setPointerCapture(event.pointerId);
+    touching.set(event.pointerId, here(event));
+  };
+  crop.onpointermove = event => {
+    const before = touching.get(event.pointerId), now = here(event);
+    if (!before) return;
+    touching.set(event.pointerId, now);
+    const other = [...touching].find(([pointer]) => pointer !== event.pointerId)?.[1];
+    if (!other) return moveCrop(before, now);
+    const middle = ({x, y}) => ({x: (x + other.x) / 2, y: (y + other.y) / 2});
+    const distance = ({x, y}) => Math.hypot(x - other.x, y - other.y) + 0.01;
+    moveCrop(middle(before), middle(now), distance(now) / distance(before));
+  };
+  crop.onpointerup = crop.onpointercancel = event => touching.delete(event.pointerId);
+  crop.addEventListener("wheel", event => {
+    if (!own) return;
+    event.preventDefault();
+    zoomCrop(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0015)), here(event));
+  }, {passive: false});
+  crop.onkeydown = event => {
+    const step = event.shiftKey ? 0.005 : 0.03, {key} = event;
+    const move = {ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step]}[key];
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (move) moveCrop({x: 0, y: 0}, {x: move[0], y: move[1]});
+    else if (key === "+" || key === "=") zoomCrop(1.05);
+    else if (key === "-") zoomCrop(1 / 1.05);
+    else return;
+    event.preventDefault();
+  };
+}

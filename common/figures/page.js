@@ -1,0 +1,21 @@
+// What the pages share.
+
+const $ = id => document.getElementById(id);
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+const content = JSON.parse($("content").textContent);
+
+const due = new Set();
+function later(...tasks) {  // each once, before the next frame
+  if (!due.size) requestAnimationFrame(() => { const now = [...due]; due.clear(); now.forEach(task => task()); });
+  tasks.forEach(task => due.add(task));
+}
+
+function normal() {  // two draws of N(0, 1): Box & Muller 1958
+  const radius = Math.sqrt(-2 * Math.log(1 - Math.random())), angle = 2 * Math.PI * Math.random();
+  return [radius * Math.cos(angle), radius * Math.sin(angle)];
+}
+
+const fail = error => {
+  $("help").textContent = `This browser cannot show the page; one of 2023 or later can. (${error})`;
+  throw error;
+};

@@ -1,0 +1,40 @@
+"""What the explorer pages share: numbers in text, and templates that become one file without a server or a network."""
+
+import base64
+import gzip
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FOLDER = Path(__file__).parent
+
+
+def render(template: str, content: dict) -> bytes:
+    """The page of a template in this folder: {{a file}} stands for that file, {{content}} for `content` as JSON."""
+
+    def included(match: re.Match) -> str:
+        if match[1] == "content":
+            return json.dumps(content).replace("<", "\\u003c")  # no name in it can end the element that holds it
+        return (FOLDER / match[1]).read_text(encoding="utf-8")
+
+    return re.sub(r"\{\{([\w.]+)\}\}", included, (FOLDER / template).read_text(encoding="utf-8")).encode()
+
+
+def listed(values: Tensor) -> list:
+    """Numbers (N,) or (N, M) for JSON, with six digits."""
+    return [float(f"{value:.6g}") if values.ndim == 1 else listed(value) for value in values]
+
+
+def pack(values: Tensor, kind: str) -> str:
+    """Whole numbers as numpy's `kind`, compressed, in base64."""
+    return base64.b64encode(gzip.compress(values.numpy().astype(kind).tobytes(), 5, mtime=0)).decode()
+
+
+def pack_nibbles(values: np.ndarray) -> str:
+    """Whole numbers below 16, two in a byte; an odd count gets a zero."""
+    first, second = np.append(values, [0] * (values.size % 2)).reshape(-1, 2).T.astype(np.uint8)
+    return pack(torch.from_numpy(16 * first + second), "u1")

@@ -1,0 +1,82 @@
+"""The layers of a page: each kind computes in Chromium what PyTorch does, and what the page doesn't know is refused."""
+
+import pytest
+import torch
+from browser import Page
+from torch import nn
+
+import vanilla_ae
+import vanilla_vae_celeba
+from common.figures import layers
+from common.figures.page import FOLDER
+
+LAYERS = {
+    "linear": (nn.Linear(7, 5), (7,)),
+    "layernorm": (nn.LayerNorm(6), (6,)),
+    "silu": (nn.SiLU(), (6,)),
+    "waves": (vanilla_ae.Waves(3), (3,)),
+    "convolution": (nn.Conv2d(3, 6, 3, padding=1), (3, 5, 7)),
+    "strided": (nn.Conv2d(2, 5, 4, stride=2, padding=1), (2, 6, 8)),
+    "oblong": (nn.Conv2d(4, 1, (3, 2), stride=(2, 1), padding=(0, 2)), (4, 5, 3)),
+    "groupnorm": (vanilla_vae_celeba.Norm(16), (16, 3, 5)),
+    "pixelshuffle": (nn.PixelShuffle(2), (12, 2, 3)),
+    "flatten": (nn.Flatten(), (3, 2, 4)),
+    "unflatten": (nn.Unflatten(1, (3, 2, 4)), (24,)),
+}
+
+
+@pytest.fixture(scope="module")
+def page(chromium, tmp_path_factory):
+    path = tmp_path_factory.mktemp("layers") / "layers.html"
+    text = (FOLDER / "layers.js").read_text(encoding="utf-8")
+    path.write_text(f'<meta charset="utf-8"><script>{text}\nconst ready = Promise.resolve();</script>')
+    return Page(chromium, path)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("bits", [8, 12])
+def test_each_kind_computes_what_pytorch_does(page, kind, bits):
+    (layer, shape), generator = LAYERS[kind], torch.Generator().manual_seed(0)
+    for parameter in layer.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator))
+    inputs = torch.randn(1, *shape, generator=generator)
+    written, rounded, _ = layers.write(layer, inputs, bits)
+    with torch.no_grad():
+        exact, expected = layer(inputs), rounded(inputs)
+    script = "const done = arguments[2]; load(arguments[0]).then(() => done([...run(arguments[0], arguments[1])]));"
+    flat = inputs.movedim(1, -1).flatten() if inputs.ndim == 4 else inputs.flatten()
+    found = torch.tensor(page.browser.execute_async_script(script, written, flat.tolist()))
+    channels_last = expected.movedim(1, -1).flatten() if expected.ndim == 4 else expected.flatten()
+    torch.testing.assert_close(found, channels_last, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(expected, exact, rtol=0, atol=8 * exact.std().item() / 2**bits)
+
+
+def test_multiplications_are_counted():
+    network = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Flatten(), nn.Linear(60, 4))
+    assert layers.write(network, torch.rand(1, 2, 4, 5), 8).multiplications == 20 * 3 * 2 * 9 + 60 * 4
+
+
+class Residual(nn.Module):
+    """Its layers aren't simply one after another."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, inputs):
+        return inputs + self.linear(inputs)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.GELU(),
+        nn.Linear(4, 4, bias=False),
+        Residual(),
+        nn.Sequential(nn.Unflatten(1, (4, 1, 1)), nn.Conv2d(4, 4, 1, groups=2)),
+        nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")),
+        nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 1, 3, padding="same")),
+    ],
+)
+def test_what_the_page_does_not_know_is_refused(network):
+    assert layers.write(network, torch.rand(2, 4), 8) is None
