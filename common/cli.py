@@ -90,7 +90,7 @@ def run(main: Callable[[], None]) -> None:
             raise
         code, message = 2, "error: out of memory: choose a smaller --batch-size, --latent-dim or --limit"
     else:
-        parallel.leave(0)
+        return
     print(message, file=sys.stderr, flush=True)
     if parallel.world() > 1:
         parallel.leave(code)
