@@ -1,1 +1,1 @@
-"""What the three scripts share: everything but the models."""
+"""Code that the three scripts share: everything but the models."""

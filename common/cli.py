@@ -1,4 +1,4 @@
-"""The flags that the three scripts share, and how an expected error ends: one clear line, exit code 2."""
+"""The flags that the three scripts share, and their exit: an expected error prints one line and gives exit code 2."""
 
 import argparse
 import contextlib
@@ -13,11 +13,11 @@ from common.training import parallel
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGTERM, handled as Ctrl-C is."""
+    """SIGTERM, handled like Ctrl-C."""
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Names the defaults, where there are any."""
+    """Help that shows the default of each flag that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         return action.help if action.default is None else super()._get_help_string(action)
@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def number(kind: type, least: float, above: bool = False, below: float = math.inf) -> Callable[[str], float]:
-    """A flag's type: a finite `kind` of at least `least` (greater than it, if `above`) and under `below`."""
+    """A flag's type: a finite `kind` of at least `least` (greater if `above`) and less than `below`."""
 
     def parse(text: str) -> float:
         with contextlib.suppress(ValueError):
@@ -50,27 +50,27 @@ non_negative_float = number(float, 0)
 
 
 def parser(script: str, description: str, *, epochs: int, batch_size: int, lr: float, latent_dim: int) -> Parser:
-    """A parser of the shared flags, with this script's defaults; `batch_size` is that of a long run."""
+    """A parser for the shared flags with this script's defaults; `batch_size` is that of a long run."""
     flags = Parser(prog=f"{script}.py", description=description.splitlines()[0], formatter_class=Help)
     add = flags.add_argument
     add("--epochs", type=positive_int, default=epochs, help="passes over the training images")
     add("--batch-size", type=positive_int, help=f"images per step (default: {batch_size}, fewer in short runs)")
-    add("--lr", type=number(float, 0, above=True, below=1000), default=lr, help="the learning rate at its peak")
+    add("--lr", type=number(float, 0, above=True, below=1000), default=lr, help="peak learning rate")
     add("--latent-dim", type=positive_int, default=latent_dim, help="dimensions of the latent space")
-    add("--seed", type=number(int, 0, below=2**63), default=0, help="of weights, shuffles and noise")
-    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: an accelerator, if any")
-    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: the faster, by a trial")
-    add("--compile", action="store_true", help="compile the training step, which pays in long runs on a GPU")
-    add("--data-dir", type=Path, default=Path("data"), help="where the data sets are, or go")
-    add("--images-dir", type=Path, default=Path("images"), help="where the figures go")
-    add("--run-dir", type=Path, default=Path("runs", script), help="where checkpoint, metrics and results go")
+    add("--seed", type=number(int, 0, below=2**63), default=0, help="random seed of weights, shuffles and noise")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, if any")
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: the faster one, by a short trial")
+    add("--compile", action="store_true", help="compile the training step; pays off in long runs on a GPU")
+    add("--data-dir", type=Path, default=Path("data"), help="folder of the data sets, downloaded if absent")
+    add("--images-dir", type=Path, default=Path("images"), help="folder for the figures")
+    add("--run-dir", type=Path, default=Path("runs", script), help="folder for checkpoint, metrics and results")
     add("--limit", type=positive_int, metavar="N", help="train on the first N images only (a quick try)")
-    add("--resume", action="store_true", help="continue from RUN_DIR/checkpoint.pt; a finished run draws its figures")
+    add("--resume", action="store_true", help="continue from RUN_DIR/checkpoint.pt; a finished run redraws its figures")
     return flags
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main` and end the process: 0, 2 after an expected error, 130 after Ctrl-C, 143 after SIGTERM."""
+    """Call `main`; exit with code 2 after an expected error, 130 after Ctrl-C, 143 after SIGTERM."""
 
     def stop(*_: object) -> None:
         raise Stopped

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Files written whole or not at all."""
 
 import contextlib
 import json
@@ -10,10 +10,10 @@ from common.errors import UserError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that a reader finds the old file or the new one, never half of one.
+    """Write `content` to `path` so that a reader finds the old file or the new one, never a partial one.
 
-    Raises UserError, with the room that is needed, where the disk is full or the folder can't be written;
-    the file that was at `path` is then untouched.
+    Raises UserError, naming the space needed, if the disk is full or the folder can't be written; a file already
+    at `path` is then untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -32,15 +32,15 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as indented JSON, atomically. NaN and infinity have no JSON and raise ValueError."""
+    """Write `value` as indented JSON, atomically. NaN and infinity, which JSON lacks, raise ValueError."""
     write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def check_writable(folder: Path) -> None:
-    """Create `folder` and prove that a file can be written there, before any work is spent. Raises UserError."""
+    """Create `folder` and check that a file can be written there, before any work is done. Raises UserError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\0" * 4096)
     except OSError as error:
-        raise UserError(f"cannot write in the folder {folder}: {error.strerror or error}") from error
+        raise UserError(f"cannot write to the folder {folder}: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""The latent space: walks through it, planes to draw it on, the Gaussian fitted to it."""
+"""Walks through the latent space, planes to draw it on, and the Gaussian fitted to it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ def walk(
 ) -> Tensor:
     """A row of pictures (steps + 4, C, S, S) from image `first` to `second` along the line between their codes.
 
-    The original, its reconstruction, `steps` images decoded between, the other reconstruction, its original.
-    `latent` (N, D) are the codes of `originals` (N, C, S, S); `decode` gives the pictures of codes.
+    The original, its reconstruction, `steps` images decoded in between, the other reconstruction, its original.
+    `latent` (N, D) are the codes of `originals` (N, C, S, S); `decode` maps codes to pictures.
     """
     between = decode(interpolate(latent[first], latent[second], steps + 2))
     return torch.cat([originals[first, None], between, originals[second, None]])
@@ -28,7 +28,7 @@ def walk(
 
 @dataclass(frozen=True)
 class Plane:
-    """A plane in the latent space, to draw on: the space itself where it has two dimensions, else the plane
+    """A plane in the latent space, to draw on: the space itself if it has two dimensions, otherwise the plane
     through the codes' mean, or the prior's, along their two principal components.
 
     `origin` (D,), `basis` (D, 2) with orthonormal columns (with one dimension, the second column is zero).
@@ -79,6 +79,6 @@ def fit_gaussian(latent: Tensor) -> tuple[Tensor, Tensor]:
     mean + L noise samples it; for a VAE these samples may beat the prior's (Ghosh et al. 2020, section 4).
     """
     mean = latent.mean(dim=0)
-    # The eigenvectors exist also where codes don't vary in some direction and a Cholesky factor doesn't.
+    # If codes don't vary in some direction, the eigenvectors still exist but a Cholesky factor doesn't.
     variances, directions = torch.linalg.eigh((latent - mean).T @ (latent - mean) / max(len(latent) - 1, 1))
     return mean, directions * variances.clamp(min=0).sqrt()

@@ -1,4 +1,4 @@
-"""Scores of codes and of pictures."""
+"""Scores of codes and pictures."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-TREE_DIMENSIONS = 8  # Up to here a tree finds neighbours sooner than a matrix product.
+TREE_DIMENSIONS = 8  # Up to here, a tree finds neighbours faster than a matrix product.
 
 
 def knn_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, k: int = 5) -> float:
@@ -47,7 +47,7 @@ def log_likelihood(
     """The importance-weighted bound on log p(x) in nats, (B, ...) -> (B,) (Burda et al. 2016, equation 8).
 
     `encode(images)` gives the mean and log-variance of q(z|x), (B, D) each; `log_probability(images, latent)`
-    gives log p(x|z), (B,). With one sample this is the ELBO; it rises to log p(x) with more.
+    gives log p(x|z), (B,). With one sample this is the ELBO; with more it rises to log p(x).
     """
     mean, log_variance = encode(images)
     weights = []
@@ -60,7 +60,7 @@ def log_likelihood(
 
 
 def median_filter(images: Tensor, width: int = 3) -> Tensor:
-    """Each pixel of `images` (B, C, H, W) becomes the median of the `width` x `width` around it, edges mirrored."""
+    """Replace each pixel of `images` (B, C, H, W) by the median of the `width` x `width` around it, edges mirrored."""
     around = F.pad(images, [width // 2] * 4, mode="reflect").unfold(2, width, 1).unfold(3, width, 1)
     return around.flatten(4).median(dim=4).values
 
@@ -68,7 +68,7 @@ def median_filter(images: Tensor, width: int = 3) -> Tensor:
 def psnr(images: Tensor, clean: Tensor) -> float:
     """The peak signal-to-noise ratio of `images` (B, C, H, W) in [0, 1] in dB, the mean over the images.
 
-    At most 120 dB, which float32 can't tell from equality.
+    Capped at 120 dB, which float32 can't distinguish from equality.
     """
     error = (images - clean).square().flatten(1).mean(dim=1).clamp(min=1e-12)
     return (-10 * error.log10()).mean().item()

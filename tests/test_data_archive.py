@@ -76,11 +76,11 @@ def test_a_file_that_is_no_whole_zip_is_named(data, tmp_path):
     path.write_bytes(path.read_bytes()[:-50] if data == "truncated" else data)
     # What a failed download has left in data/celeba is not silently replaced by drawn faces.
     for message in (refusal(path, tmp_path), refusal(None, tmp_path)):
-        assert f"{path} is no whole zip" in message and "quota" in message
+        assert f"{path} is not a complete zip" in message and "quota" in message
 
 
 def test_a_source_without_three_pictures_or_with_several_zips_is_refused(tmp_path):
-    assert "nowhere is not there" in refusal(tmp_path / "nowhere", tmp_path / "data")
+    assert "nowhere does not exist" in refusal(tmp_path / "nowhere", tmp_path / "data")
     for name in ("a.zip", "a"):
         assert "pictures" in refusal(write(tmp_path / name, {"readme.txt": b"", ".b.png": b""}), tmp_path / "data")
     few = dict(list(PHOTOS.items())[:2])

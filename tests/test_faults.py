@@ -153,7 +153,7 @@ def test_hostile_and_damaged_checkpoints_end_in_one_line(capsys, tmp_path, small
         code, line = ends_in_one_line(
             capsys, lambda: train_here("vanilla_ae", small_data, tmp_path, "--epochs", "4", "--resume")
         )
-        assert code == 2 and "checkpoint.pt is damaged or no checkpoint" in line
+        assert code == 2 and "checkpoint.pt is damaged or not a checkpoint" in line
         assert (tmp_path / "run/checkpoint.pt").read_bytes() == content
     assert not marker.exists()
 

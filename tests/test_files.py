@@ -34,5 +34,5 @@ def test_a_writable_folder_is_made_and_left_empty_and_another_is_refused(tmp_pat
     files.check_writable(tmp_path / "a/b")
     assert list((tmp_path / "a/b").iterdir()) == []
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write in the folder .*file/b"):
+    with pytest.raises(UserError, match="cannot write to the folder .*file/b"):
         files.check_writable(tmp_path / "file/b")

@@ -34,7 +34,7 @@ def test_a_saved_checkpoint_is_loaded_as_it_was_and_leaves_no_other_file(tmp_pat
 def test_a_pickle_with_a_payload_is_refused(tmp_path, writer):
     with open(tmp_path / "evil.pt", "wb") as file:
         writer({"format": 1, "model": Payload(tmp_path / "payload-ran")}, file)
-    with pytest.raises(UserError, match=r"evil\.pt is damaged or no checkpoint"):
+    with pytest.raises(UserError, match=r"evil\.pt is damaged or not a checkpoint"):
         checkpoint.load(tmp_path / "evil.pt")
     assert not (tmp_path / "payload-ran").exists()
 
@@ -44,7 +44,7 @@ def test_a_newer_format_or_a_foreign_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="has format 99"):
         checkpoint.load(tmp_path / "new.pt")
     torch.save({"weights": torch.ones(3)}, tmp_path / "foreign.pt")
-    with pytest.raises(UserError, match="no checkpoint of this project"):
+    with pytest.raises(UserError, match="not a checkpoint of this project"):
         checkpoint.load(tmp_path / "foreign.pt")
 
 

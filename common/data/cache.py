@@ -15,26 +15,26 @@ from torch import Tensor
 
 from common.errors import UserError
 
-FORMAT = 3  # to be raised when the same pictures would make another cache
+FORMAT = 3  # to be increased when the same pictures would give another cache
 Cached = tuple[Tensor, dict[str, np.ndarray]]
 
 
 def load(folder: Path, stamp: str, size: int, prepare: Callable[[BinaryIO], dict]) -> Cached:
     """The pictures in `folder`, (N, size, size, 3) uint8 mapped from its file, and the arrays kept beside them.
 
-    Where they are missing, damaged or not of this `stamp`, prepare(file) writes the pixels and returns the arrays;
-    "names" has N entries. Of several runs at once, one prepares and the others wait. Raises UserError if the folder
+    If they are missing, damaged or of another `stamp`, prepare(file) writes the pixels and returns the arrays;
+    "names" has N entries. Of several concurrent runs, one prepares and the others wait. Raises UserError if the folder
     cannot be written.
     """
     stamp, new = f"{FORMAT} {stamp}", folder.with_name(f"{folder.name}.tmp")
-    with contextlib.suppress(Exception):  # a damaged file fails in many ways, and is made again after any of them
+    with contextlib.suppress(Exception):  # a damaged file fails in many ways, and is always made again
         return _opened(folder, stamp, size)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            with contextlib.suppress(Exception):  # the run that was waited for has made it
+            with contextlib.suppress(Exception):  # another run may have made it meanwhile
                 return _opened(folder, stamp, size)
-            for old in (new, folder):  # what a killed run left, and what is out of date
+            for old in (new, folder):  # leftovers of a killed run, and an outdated cache
                 shutil.rmtree(old, ignore_errors=True)
             new.mkdir()
             try:
@@ -55,10 +55,10 @@ def load(folder: Path, stamp: str, size: int, prepare: Callable[[BinaryIO], dict
 
 
 def _opened(folder: Path, stamp: str, size: int) -> Cached:
-    """What is in the cache. Raises an exception of any kind if it is missing, damaged or made from something else."""
+    """The contents of the cache. Raises any exception if it is missing, damaged or made from something else."""
     arrays = dict(np.load(folder / "arrays.npz", allow_pickle=False))
     pixels, shape = folder / "pixels.uint8", (len(arrays["names"]), size, size, 3)
     if arrays["stamp"].item() != stamp or pixels.stat().st_size != math.prod(shape):
-        raise ValueError(f"{folder} was made from other pictures, or is not whole")
-    # A private mapping: what a caller changes by mistake stays out of the file.
+        raise ValueError(f"{folder} was made from other pictures, or is incomplete")
+    # A private mapping: a caller's accidental changes never reach the file.
     return torch.from_file(str(pixels), shared=False, size=math.prod(shape), dtype=torch.uint8).view(shape), arrays

@@ -26,9 +26,9 @@ class Digits:
 
 
 def load_digits(dataset: str, data_dir: Path) -> tuple[Digits, Digits]:
-    """The train and test split of `dataset`, read by torchvision from `data_dir`, fetched where it is absent.
+    """The train and test split of `dataset`, read by torchvision from `data_dir`, downloaded if absent.
 
-    Damaged files are found by checksum, named, and fetched again. Raises UserError where that fails.
+    Damaged files are found by checksum, named, and downloaded again. Raises UserError if that fails.
     """
     from torchvision import datasets  # here, since the import takes a second
 
@@ -36,14 +36,14 @@ def load_digits(dataset: str, data_dir: Path) -> tuple[Digits, Digits]:
     folder = data_dir / dataset / "raw"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Two runs at once must not both unpack: one would read what the other has half written. Nothing is unpacked
-        # where the folder can't be written.
+        # Two concurrent runs must not both unpack: one would read the other's half-written files. Nothing is unpacked
+        # if the folder can't be written.
         with FileLock(folder / ".lock") if os.access(folder, os.W_OK) else contextlib.nullcontext():
             _remove_damaged(folder, kind.resources)
             socket.setdefaulttimeout(20)
             with contextlib.redirect_stdout(None):
                 splits = [kind(data_dir, train=train, download=True) for train in (True, False)]
-    except Exception as error:  # damaged files raise whatever their bytes happen to lead to
+    except Exception as error:  # damaged files raise exceptions of many kinds
         names = ", ".join(name for name, _ in kind.resources)
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"cannot read {dataset} ({reason}): put {names} in {folder} and run again") from error
@@ -51,16 +51,16 @@ def load_digits(dataset: str, data_dir: Path) -> tuple[Digits, Digits]:
         socket.setdefaulttimeout(None)
     for split in splits:
         if split.data.shape[1:] != (28, 28) or split.targets.shape != split.data.shape[:1] or not len(split.data):
-            raise UserError(f"{folder} holds no whole {dataset}: remove the files without .gz there and run again")
+            raise UserError(f"{folder} holds an incomplete {dataset}: remove the files without .gz there and run again")
     classes = tuple(name.split(" - ")[0] for name in kind.classes)
     train, test = (Digits(split.data[:, None], split.targets, classes) for split in splits)
     return train, test
 
 
 def _remove_damaged(folder: Path, resources: list[tuple[str, str]]) -> None:
-    """Remove what torchvision would trust although it is damaged: torchvision then fetches or unpacks it anew.
+    """Remove damaged files that torchvision would trust, so that it downloads or unpacks them again.
 
-    It checks the .gz files, but not what was unpacked from them before; their own CRC tells.
+    It checks the .gz files, but not those unpacked from them earlier; these are checked against the CRC in the .gz.
     """
     for name, md5 in resources:
         packed, unpacked = folder / name, (folder / name).with_suffix("")

@@ -1,7 +1,7 @@
-"""Cartoon faces with some of CelebA's attributes, for when no photographs are there and for tests.
+"""Cartoon faces with some of CelebA's attributes, for tests and for when there are no photographs.
 
 Each face is a stack of shapes. A shape is given by its signed distance, negative inside; with the distance in
-pixels, it covers clip(1/2 - distance, 0, 1) of a pixel, so edges are smooth without drawing anything larger.
+pixels, it covers clip(1/2 - distance, 0, 1) of a pixel, so edges are smooth without supersampling.
 """
 
 import functools
@@ -15,7 +15,7 @@ ATTRIBUTES = (
     *("Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Eyeglasses", "Gray_Hair", "Male", "Mouth_Slightly_Open"),
     *("No_Beard", "Smiling", "Wearing_Lipstick", "Young"),
 )
-BLOCK = 32  # faces drawn together: what they take fits into a core's cache
+BLOCK = 32  # faces drawn together: few enough to fit into a core's cache
 
 HAIR = np.array([[25, 20, 22], [225, 188, 105], [98, 58, 32], [176, 176, 180]])  # black, blond, brown, gray
 SKIN = np.array([[92, 58, 40], [158, 106, 74], [214, 160, 124], [252, 226, 208]])  # and all tones between
@@ -36,7 +36,7 @@ class DrawnFaces(NamedTuple):
 def draw_faces(count: int, size: int = 64, seed: int = 0) -> DrawnFaces:
     """Draws `count` faces (at least 1) of `size` x `size` pixels, each determined by `seed` and its index.
 
-    So the same seed gives the same bits on any number of cores, and a longer draw begins with a shorter one.
+    So the same seed gives bit-identical faces on any number of cores, and a longer draw begins with a shorter one.
     """
 
     def draw(block: int) -> tuple[np.ndarray, np.ndarray]:
@@ -49,7 +49,7 @@ def draw_faces(count: int, size: int = 64, seed: int = 0) -> DrawnFaces:
 
 
 def _sample(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """What each face of a block looks like: numbers and flags (BLOCK, 1, 1), colours (3, BLOCK, 1, 1), float32."""
+    """The features of each face of a block: numbers and flags (BLOCK, 1, 1), colours (3, BLOCK, 1, 1), float32."""
     shape = (BLOCK, 1, 1)
 
     def chance(probability: np.ndarray | float) -> np.ndarray:
@@ -100,7 +100,7 @@ def _draw(face: dict[str, np.ndarray], size: int) -> np.ndarray:
     """The pictures of one block, (BLOCK, S, S, 3) uint8, painted from back to front."""
     skin, hair, male, long_hair = (face[name] for name in ("skin", "hair", "Male", "long_hair"))
     # The place of each pixel on the face: x runs to the right and y down, and the head reaches from y = -1 to 1. In u,
-    # the features that turn with the head lie in the middle.
+    # the features that turn with the head are centred.
     at = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
     x, y = (at - face["right"]) / face["scale"], (at[:, None] - face["down"]) / face["scale"]
     u, pixels = x - face["yaw"], face["scale"] * (size / 2)
@@ -150,7 +150,7 @@ def _draw(face: dict[str, np.ndarray], size: int) -> np.ndarray:
     paint(WHITE, lens, opacity=0.18 * face["Eyeglasses"])
     paint(DARK, np.minimum(np.abs(lens) - 0.03, bar), opacity=face["Eyeglasses"])
 
-    # Hair: the head a little enlarged, without an opening for the face; bangs close the opening's top.
+    # Hair: the head a little enlarged, minus an opening for the face; bangs close the opening's top.
     cap = _ellipse(x, y + 0.07, 0.86, 1.1)
     opening = _ellipse(x - 0.5 * face["yaw"], y - 0.45, 0.72 - 0.04 * long_hair, 1.02)
     locks = np.maximum(np.where(long_hair > 0, np.maximum(back, y - 1.3), np.maximum(cap, y - 0.05)), -opening)

@@ -1,6 +1,6 @@
 """Faces as one uint8 tensor: CelebA in any of its layouts, your own pictures, or drawn faces.
 
-Pictures are cropped and resized once by all cores and kept in DATA_DIR/faces, from where the next run starts at once.
+Pictures are cropped and resized once by all cores and kept in DATA_DIR/faces, where the next run finds them.
 CelebA: Liu et al. 2015, "Deep Learning Face Attributes in the Wild", https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html.
 """
 
@@ -33,17 +33,17 @@ from common.data.drawn_faces import draw_faces
 from common.errors import UserError
 
 TRAIN, VALID, TEST = 0, 1, 2  # the numbers of CelebA's list_eval_partition
-LAST_TRAIN, LAST_VALID = 162_770, 182_637  # the last file numbers of those parts in it
+LAST_TRAIN, LAST_VALID = 162_770, 182_637  # the last file numbers of these parts
 DRAWN_COUNTS = (10_000, 1_000, 1_000)  # drawn faces to train, validate and test
 
 ALIGNED_NAME = re.compile(r"(?:.*/)?\d{6}\.(?:jpg|png)", re.DOTALL)
 ALIGNED_SIZE = (178, 218)  # width and height of a picture in img_align_celeba
-# Its bytes 158 to 168: a colour JPEG of that size, after a JFIF header and two tables alone (no EXIF turns it).
+# Its bytes 158 to 168: a colour JPEG of that size, after only a JFIF header and two tables (so no EXIF rotation).
 ALIGNED_FRAME = b"\xff\xc0\x00\x11\x08\x00\xda\x00\xb2\x03"
 
-# A name does not decide which of Pillow's readers a file reaches, and some start other programs (EPS).
+# Pillow chooses a file's reader by its content, not its name, and some readers start other programs (EPS).
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-MAX_BROKEN = 0.01  # the share of broken pictures that is skipped; with more, the run refuses
+MAX_BROKEN = 0.01  # the share of broken pictures that may be skipped; more are an error
 CHUNK, AHEAD = 16, 64  # pictures that a thread decodes at once; chunks that may wait to be written
 
 DOWNLOADS = ("img_align_celeba.zip", "list_attr_celeba.txt", "list_eval_partition.txt")
@@ -54,7 +54,7 @@ DOWNLOAD_SECONDS = 3_600  # at most
 class Faces:
     """Square face pictures, in the order of their names, and what is known about them.
 
-    images: (N, 3, S, S) uint8 RGB, channels_last; mapped from the cache, thus read on first use.
+    images: (N, 3, S, S) uint8 RGB, channels_last; mapped from the cache, so read on first use.
     split: (N,) uint8, 0 train, 1 valid, 2 test.
     attributes: (N, A) bool, named by attribute_names, CelebA's own; None where the pictures have no labels.
     names: N paths in the folder or zip.
@@ -71,7 +71,7 @@ class Faces:
 
     @property
     def description(self) -> str:
-        """What a run was trained on, for its checkpoint: a resumed one must see the same."""
+        """A description of the training data for checkpoints: a resumed run must see the same."""
         return f"{self.source}, {len(self.images):,} pictures"
 
 
@@ -98,8 +98,8 @@ def load_faces(faces: str | None, data_dir: Path, size: int = 64) -> Faces:
         print(
             f"CelebA is not in {celeba} and could not be downloaded: {problem}. To train on real faces, "
             f"fetch {', '.join(DOWNLOADS)} from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, or the archive of "
-            f"https://www.kaggle.com/datasets/jessicali9530/celeba-dataset, put what you fetched into {celeba} as it "
-            "is (nothing needs unpacking) and run again; or pass --faces PATH. "
+            f"https://www.kaggle.com/datasets/jessicali9530/celeba-dataset, put the files into {celeba} as they "
+            "are (nothing needs unpacking) and run again; or pass --faces PATH. "
             f"This run continues with {sum(DRAWN_COUNTS):,} DRAWN faces.",
             file=sys.stderr,
         )
@@ -110,13 +110,13 @@ def load_faces(faces: str | None, data_dir: Path, size: int = 64) -> Faces:
 
 
 def _download(celeba: Path) -> str | None:
-    """Downloads CelebA into the folder `celeba`. Returns what went wrong, or None when it is there."""
+    """Downloads CelebA into the folder `celeba`. Returns the reason if that fails, otherwise None."""
     if os.environ.get("RANK", "0") != "0":  # torchrun's number of this process, which has waited for the first
-        return "the first process has said why"
+        return "the first process printed the reason"
 
     def fetch() -> None:
         celeba.mkdir(parents=True, exist_ok=True)
-        with FileLock(celeba / ".lock"):  # a second run waits, and finds what the first has fetched
+        with FileLock(celeba / ".lock"):  # a second run waits, and finds the first one's files
             for file_id, md5, name in datasets.CelebA.file_list:
                 if name in DOWNLOADS:
                     datasets.utils.download_file_from_google_drive(file_id, str(celeba), name, md5)
@@ -130,7 +130,7 @@ def _download(celeba: Path) -> str | None:
 
 
 def _load(path: Path, data_dir: Path, size: int) -> Faces:
-    """The faces at `path` from their cache: one for a path and a size, replaced when the pictures change."""
+    """The faces at `path` from their cache: one per path and size, replaced when the pictures change."""
     try:
         source = archive.find(path)
         stamp, path = source.stamp(), source.path.resolve()
@@ -144,7 +144,7 @@ def _load(path: Path, data_dir: Path, size: int) -> Faces:
 
 
 def _prepare(source: archive.Source, size: int, file: BinaryIO) -> dict[str, object]:
-    """Writes the pictures of `source` to `file`, (S, S, 3) uint8 each, and returns what is known about them."""
+    """Writes the pictures of `source` to `file`, (S, S, 3) uint8 each, and returns the arrays to keep beside them."""
     aligned, broken = {}, []
     with source.opened() as (pictures, tables), ThreadPoolExecutor(os.cpu_count()) as pool:
         columns, rows = archive.read_table(tables, "list_attr_celeba", pictures)
@@ -156,7 +156,7 @@ def _prepare(source: archive.Source, size: int, file: BinaryIO) -> dict[str, obj
             for good, bad, pixels in pool.map(partial(_decode_chunk, size=size), chunks[start : start + AHEAD]):
                 aligned |= good
                 broken += bad
-                file.write(pixels)  # not mapped: a full disk then raises, without SIGBUS
+                file.write(pixels)  # not mapped: a full disk then raises instead of SIGBUS
                 bar.update(len(good) + len(bad))
         bar.close()
     if broken:
@@ -165,7 +165,7 @@ def _prepare(source: archive.Source, size: int, file: BinaryIO) -> dict[str, obj
             raise UserError(f"{problem}, more than {MAX_BROKEN:.0%}: replace or remove them")
         print(f"{problem}; they are skipped", file=sys.stderr)
     if len(aligned) < 3:
-        raise UserError(f"{source.path} holds {len(aligned)} pictures: it takes 3 to train, validate and test")
+        raise UserError(f"{source.path} holds {len(aligned)} pictures: 3 are needed to train, validate and test")
 
     without = [name for name in aligned if name not in rows]
     if columns and without:
@@ -189,7 +189,7 @@ def _split(aligned: dict[str, bool], parts: dict[str, int], path: Path) -> np.nd
             split[index] = bisect_left((LAST_TRAIN, LAST_VALID), int(name[-10:-4]))
     if len(np.unique(split)) == 3:
         return split
-    print(f"{path} leaves a part of CelebA (train, valid, test) empty: it is split by name instead", file=sys.stderr)
+    print(f"{path} leaves a part of CelebA (train, valid, test) empty, so it is split by name instead", file=sys.stderr)
     return by_hash
 
 
@@ -200,10 +200,10 @@ def _decode_chunk(pictures: list[tuple[str, Callable]], size: int) -> tuple[dict
         try:
             square, good[name] = _decode(read(), name, size)
             squares.append(square)
-        except Exception as error:  # on damaged bytes Pillow and zipfile raise nearly anything
+        except Exception as error:  # on damaged bytes, Pillow and zipfile raise nearly anything
             reason = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error)
             bad.append(f"{name}: {reason or type(error).__name__}")
-    # Neighbours of one size at once: one by one, the threads would contend for the GIL a third of the time.
+    # Neighbours of equal size together: one by one, the threads would contend for the GIL a third of the time.
     stacks = (torch.from_numpy(np.stack([*equal])).permute(0, 3, 1, 2) for _, equal in groupby(squares, np.shape))
     resize = partial(F.interpolate, size=(size, size), mode="bilinear", antialias=True)
     return good, bad, b"".join(resize(stack).permute(0, 2, 3, 1).numpy().tobytes() for stack in stacks)
@@ -213,15 +213,15 @@ def _decode(data: bytes, name: str, size: int) -> tuple[np.ndarray, bool]:
     """One picture as (S, S, 3) uint8 RGB, and whether it is an aligned CelebA picture."""
     named = ALIGNED_NAME.fullmatch(name) is not None
     if named and data[158:168] == ALIGNED_FRAME:
-        # Once resized, these are Pillow's pixels within a grey level, in half the time. Pillow reads what torchvision
-        # can't, and will read everything once torchvision drops its deprecated decoder.
+        # Once resized, these are Pillow's pixels within one grey level, in half the time. Pillow reads all files that
+        # torchvision can't, and will read everything once torchvision drops its deprecated decoder.
         with contextlib.suppress(ImportError, RuntimeError):
             from torchvision.io import ImageReadMode, decode_jpeg  # here: it takes a second, and few runs need it
 
             picture = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
             return picture[:, 35:183, 15:163].permute(1, 2, 0).numpy(), True
     with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as picture:  # refuses more than 179 million pixels
-        # A large JPEG is decoded smaller, though never below four times the size it is then resized to.
+        # A large JPEG is decoded at a reduced size, but never below four times the final one.
         picture.draft(None, (4 * size, 4 * size))
         picture = ImageOps.exif_transpose(picture)
     if picture.has_transparency_data:  # white shows through

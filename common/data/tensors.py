@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def stream_seed(*parts: object) -> int:
-    """A 63-bit seed of its own for every stream of random numbers, from what names the stream.
+    """A 63-bit seed for a stream of random numbers, derived from the `parts` that name the stream.
 
-    A run's shuffles and noise are seeded by (seed, epoch, process), so a resumed epoch draws what the
-    undisturbed one would have drawn, and no generator's state needs to be kept.
+    A run's shuffles and noise are seeded by (seed, epoch, process), so a resumed epoch draws the same
+    numbers as an uninterrupted one, and no generator's state needs to be kept.
     """
     return random.Random(repr(parts)).getrandbits(63)
 
@@ -25,16 +25,16 @@ def to_float(images: Tensor) -> Tensor:
 def shuffled_batches(count: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Tensor]:
     """Index tensors that visit 0..count-1 once, in an order that depends on `seed` alone.
 
-    As many batches as `batch_size` asks for, of nearly equal sizes: no last one of a few images, whose gradient
-    would be as noisy as its share of the steps is large.
+    The batches are as few as `batch_size` allows and of nearly equal sizes: a last one of a few images would have a
+    noisy gradient, yet count as a whole step.
     """
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)
     return iter(order.tensor_split(math.ceil(count / batch_size)))
 
 
 def gather(images: Tensor, index: Tensor) -> Tensor:
-    """The `images` (N, ...) of `index` (B,), in their memory layout."""
-    # Three times as fast as indexing, but it would lay out channels_last images anew.
+    """The `images` (N, ...) at `index` (B,), in the same memory layout."""
+    # index_select is three times as fast as indexing, but would lose the channels_last layout.
     return images.index_select(0, index) if images.is_contiguous() else images[index]
 
 
@@ -45,7 +45,7 @@ def random_flip(images: Tensor) -> Tensor:
 
 
 def select(images: Tensor, chosen: Tensor) -> Tensor:
-    """The `images` (N, ...) where `chosen` (N,) is true; without a copy where they lie side by side."""
+    """The `images` (N, ...) where `chosen` (N,) is true; without a copy if they are adjacent."""
     index = chosen.nonzero().flatten()
     if len(index) and index[-1] - index[0] + 1 == len(index):
         return images[index[0] : index[-1] + 1]

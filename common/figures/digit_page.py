@@ -1,7 +1,7 @@
 """A page to explore a two-dimensional latent space in a browser: one HTML file that needs no server and no network.
 
-The page holds the encoder and the decoder, their weights rounded to 8 bits, and computes them itself: it places on the
-map whatever a reader draws.
+The page holds the encoder and the decoder, their weights rounded, and computes them itself: it places on the map
+whatever a reader draws.
 """
 
 import copy
@@ -25,10 +25,10 @@ LIMIT = 3_000_000  # bytes of the page
 CODE_BOUND = 0.01  # on the distance of the page's code from the encoder's, as a share of the map's width
 BOUND = 0.015  # on the mean absolute error of the page's image at a point, in grey levels of [0, 1]
 CHECKS = 2000  # random points and test images where the bounds are checked; elsewhere errors may be a little larger
-ENCODER_BITS = 12  # a weight; between two classes, 8 bits would move a digit by up to 5% of the map
+ENCODER_BITS = 12  # per weight; with 8, a digit between two classes would move by up to 5% of the map
 DECODER_BITS = 8
-ORIGINALS = ((28, 16), (28, 12), (28, 8), (28, 4), (14, 16), (14, 4))  # pixels a side, grey levels; the first that fits
-BOX = 20  # pixels a side of the box that MNIST's makers fitted a digit into
+ORIGINALS = ((28, 16), (28, 12), (28, 8), (28, 4), (14, 16), (14, 4))  # pixels per side, grey levels; the first to fit
+BOX = 20  # pixels per side of the box that MNIST's makers fitted a digit into
 MARGIN = 0.04  # around the codes, as a share of their range
 PRIOR_RANGE = 4.0  # with a prior, at least -4..4 is shown: of 10,000 samples, one lies outside
 
@@ -40,12 +40,12 @@ def write(
 
     `latent` (N, 2) are the codes of `digits`; `encoder` maps grey levels (B, 1, 28, 28) to codes (B, 2), or to the
     mean and the log-variance of a Gaussian over them (B, 4) with `prior`; `decoder` maps codes to logits (B, 784).
-    `prior` also adds what belongs to N(0, I): its circles of one and two standard deviations, and samples.
+    `prior` also adds N(0, I): its circles of one and two standard deviations, and samples.
 
-    What the page shows at a point of its area is within a mean absolute error of 0.02 grey levels of what the
-    decoder gives in fp32, and its codes are within 1% of the area's side. Where 8 bits a weight are too few for that
-    or too many for the limit, or a layer is of a kind that the page doesn't know, no page is written, with a warning
-    on stderr. Raises UserError where `path` can't be written.
+    At any point of its area, the page's image is within a mean absolute error of 0.02 grey levels of the decoder's in
+    fp32, and its codes are within 1% of the area's side. If the rounded weights are too coarse for that or too large
+    for the limit, or the page doesn't know a kind of layer, no page is written, with a warning on stderr. Raises
+    UserError if `path` can't be written.
     """
     if latent.shape[1] != 2:
         path.unlink(missing_ok=True)  # it would show another model
@@ -68,7 +68,7 @@ def write(
 def _page(
     digits: Digits, latent: Tensor, encoder: nn.Module, decoder: nn.Module, title: str, prior: bool
 ) -> bytes | None:
-    """The page, or None where none keeps both the bounds and the limit."""
+    """The page, or None if it can't keep both the bounds and the limit."""
     low, side = _area(latent, prior)
     generator = torch.Generator().manual_seed(0)
     chosen = digits.images[torch.randperm(len(digits.images), generator=generator)[:CHECKS]]
@@ -79,7 +79,7 @@ def _page(
         return None
     codes, exact = (network(to_float(chosen))[:, :2] for network in (encoding.rounded, copy.deepcopy(encoder).cpu()))
     shown, expected = (network(places).sigmoid() for network in (decoding.rounded, copy.deepcopy(decoder).cpu()))
-    # Neither comparison holds where a number is NaN.
+    # NaN fails both comparisons.
     if not (codes - exact).norm(dim=1).max() <= CODE_BOUND * side:
         return None
     if not (shown - expected).abs().mean(dim=1).max() <= BOUND:
@@ -121,7 +121,7 @@ def _area(latent: Tensor, prior: bool) -> tuple[Tensor, float]:
 
 
 def _boxed(images: Tensor) -> bool:
-    """Whether all images (N, 1, 28, 28) are like MNIST's, which fit into a box of `BOX` pixels a side."""
+    """Whether all images (N, 1, 28, 28) fit, like MNIST's, into a box of `BOX` pixels per side."""
     places = torch.arange(images.shape[-1])
     return all(
         ((ink * places).amax(dim=1) - ink.int().argmax(dim=1)).max() < BOX
@@ -131,7 +131,7 @@ def _boxed(images: Tensor) -> bool:
 
 def _originals(images: Tensor, room: int) -> dict | None:
     """Images (N, 1, 28, 28) uint8 with the most pixels and grey levels that fit into `room` bytes, or None."""
-    few = images[:: len(images) // 500 + 1]  # tells without the time that packing all of them takes
+    few = images[:: len(images) // 500 + 1]  # a sample shows it without packing all of them
     for size, levels in ORIGINALS:
         if len(_pack_images(few, size, levels)) * len(images) / len(few) > 1.05 * room:
             continue

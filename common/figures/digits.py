@@ -1,4 +1,4 @@
-"""The figures of both digit scripts, each a call that draws one picture and saves it."""
+"""The figures of both digit scripts: each method draws one and saves it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class DigitFigures(sheets.Figures):
     """A trained model's test digits, their codes, and where their figures go.
 
     digits: the test images. latent: their codes (N, D). decode: codes (B, D) -> grey levels (B, 1, 28, 28).
-    prior: whether the codes belong to N(0, I), which is then drawn into the maps. See `Figures` for the others.
+    prior: whether the codes have the prior N(0, I), which is then drawn into the maps. See `Figures` for the others.
     """
 
     digits: Digits
@@ -67,15 +67,15 @@ class DigitFigures(sheets.Figures):
         sheets.save(figure, self.path("reconstructions"))
 
     def manifold(self) -> None:
-        """The images decoded from a grid of the latent plane: over the codes' range, or at the prior's quantiles."""
+        """Images decoded from a grid in the latent plane: over the codes' range, or at the prior's quantiles."""
         if self.prior:
-            # The grid's points part N(0, 1) into equal shares, from the first 1/48 to the last.
+            # The grid's points divide N(0, 1) into equal shares, from 1/48 to 47/48.
             horizontal = vertical = torch.special.ndtri((torch.arange(GRID) + 0.5) / GRID)
             extent, note = None, "(at the quantiles of the prior, 2% to 98%)"
         else:
             low, high = torch.quantile(self.plane.project(self.latent), torch.tensor([0.005, 0.995]), dim=0)
             if self.latent.shape[1] == 1:
-                low[1], high[1] = low[0], high[0]  # A square, whose second coordinate means nothing.
+                low[1], high[1] = low[0], high[0]  # A square; its second coordinate means nothing.
             horizontal, vertical = (torch.linspace(low[axis], high[axis], GRID) for axis in (0, 1))
             half = (high - low) / (GRID - 1) / 2
             sides = (low[0] - half[0], high[0] + half[0], low[1] - half[1], high[1] + half[1])
@@ -105,7 +105,7 @@ def draw_denoising(digits: Digits, noise: float, restore: Callable[[Tensor], Ten
     """Draw noisy digits, the same after a median filter and after `restore`, and the clean ones.
 
     `restore` maps (N, 1, 28, 28) in [0, 1] to the same. Returns the mean peak signal-to-noise ratios of all
-    `digits` in dB: "psnr" of the restored images, "psnr_noisy" of the given ones, "psnr_median" of the filtered.
+    `digits` in dB: "psnr" of the restored images, "psnr_noisy" of the noisy, "psnr_median" of the filtered ones.
     """
     clean = to_float(digits.images)
     noisy = add_noise(clean, noise, torch.Generator().manual_seed(NOISE_SEED))

@@ -1,7 +1,7 @@
 """A page to move through a face model's latent space in a browser: one HTML file without a server or a network.
 
 The page holds the encoder and the decoder, their weights rounded, and computes them itself: a face changes while a
-slider moves, and a picture of one's own becomes a code like any other.
+slider moves, and your own picture becomes a code like any other.
 """
 
 import base64
@@ -22,16 +22,16 @@ from common.files import write_atomically
 from common.latent import fit_gaussian
 
 LIMIT = 6_000_000  # bytes of the page
-MULTIPLICATIONS = 60_000_000  # for a face; a browser does about a thousand million a second
+MULTIPLICATIONS = 60_000_000  # per face; a browser does about a billion per second
 CODE_BOUND = 0.02  # on the distance of the page's code from the encoder's, as a share of the codes' spread
 BOUND = 0.015  # on the mean absolute error of the page's face at a code, in levels of [0, 1]
 CHECKS = 200  # test faces, and random codes, where the bounds are checked; elsewhere errors may be a little larger
-ENCODER_BITS = (8, 12)  # a weight; the first that keeps the bound
+ENCODER_BITS = (8, 12)  # per weight; the first to keep the bound
 DECODER_BITS = 8
 SHOWN = 24  # test faces to start from
 COMPONENTS = 8  # principal components with a slider
 SEPARATION = 0.6  # of the training faces along an attribute's direction, see `_attributes`
-UNKNOWN = "it doesn't know a layer of this model"
+UNKNOWN = "it can't compute a layer of this model"
 # Where the eyes of an aligned face are, as shares of the picture's sides.
 EYES = {"CelebA": ((0.365, 0.514), (0.628, 0.514)), "drawn faces": ((0.4, 0.47), (0.6, 0.47))}
 
@@ -41,12 +41,12 @@ def write(
 ) -> None:
     """Write the page to `path`, atomically, at most `LIMIT` bytes.
 
-    `encoder` maps pictures (B, 3, S, S) to codes, the first D of its numbers; `decoder` maps codes (B, D) to pictures.
+    `encoder` maps pictures (B, 3, S, S) to codes, its first D outputs; `decoder` maps codes (B, D) to pictures.
     `labels` (M, A) bool are those of the training faces, by the names in `faces`, or None.
 
     The page's faces are within a mean absolute error of 0.02 of the decoder's in fp32, and its codes within 2% of the
-    codes' spread. Where that takes a page too large, or a browser would be too slow, or a layer is of a kind that the
-    page doesn't know, no page is written, and the console says so. Raises UserError where `path` can't be written.
+    codes' spread. If that makes the page too large, a browser would be too slow, or the page doesn't know a kind of
+    layer, no page is written, and the console says why. Raises UserError if `path` can't be written.
     """
     page = _page(figures, encoder, decoder, labels, faces)
     if isinstance(page, str):
@@ -61,7 +61,7 @@ def write(
 def _page(
     figures: FaceFigures, encoder: nn.Module, decoder: nn.Module, labels: Tensor | None, faces: Faces
 ) -> bytes | str:
-    """The page, or why there is none."""
+    """The page, or the reason why there is none."""
     latent, pictures = figures.latent[:CHECKS], to_float(figures.originals[:CHECKS])
     mean, factor = fit_gaussian(figures.train_latent)
     noise = torch.randn(CHECKS, len(mean), generator=torch.Generator().manual_seed(0))
@@ -73,7 +73,7 @@ def _page(
         return f"a face takes {decoding.multiplications / 1e6:.0f} million multiplications, too many for a browser"
 
     exact, expected = copy.deepcopy(encoder).cpu()(pictures), copy.deepcopy(decoder).cpu()(codes).clamp(0, 1)
-    # Neither comparison holds where a number is NaN.
+    # NaN fails both comparisons.
     for bits in ENCODER_BITS:
         encoding = layers.write(encoder, pictures[:1], bits)
         if encoding is None:
@@ -110,9 +110,9 @@ def _page(
 def _attributes(latent: Tensor, labels: Tensor, names: tuple[str, ...]) -> list[dict]:
     """The attributes that the model moves well, the figure's first, and their directions: differences of class means.
 
-    Along its direction, the means of the faces with it and without it must be at least `SEPARATION` standard deviations
-    apart (Cohen's d; at 0.6, two of three pairs of such faces are in order). Either kind must have more faces than a
-    code has numbers: the means of fewer are apart by chance.
+    Along its direction, the means of the faces with and without it must be at least `SEPARATION` standard deviations
+    apart (Cohen's d; at 0.6, two of three pairs of such faces are in order). Each group must have more faces than a
+    code has dimensions: the means of fewer differ by chance.
     """
     chosen = []
     for name in sorted(names, key=lambda name: DIRECTIONS.index(name) if name in DIRECTIONS else len(DIRECTIONS)):

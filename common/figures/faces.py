@@ -1,4 +1,4 @@
-"""The figures of the face script, each a call that draws one picture and saves it."""
+"""The figures of the face script: each method draws one and saves it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,5 +87,5 @@ class FaceFigures(sheets.Figures):
 
 
 def _channels_last(images: Tensor) -> np.ndarray:
-    """(R, C, 3, S, S) -> (R, C, S, S, 3), as sheets are drawn."""
+    """(R, C, 3, S, S) -> (R, C, S, S, 3), the layout of sheets."""
     return images.movedim(2, -1).numpy()

@@ -1,6 +1,6 @@
 """A network's layers, written into a page that computes them with layers.js.
 
-A new kind of layer takes one function here and one in layers.js; both are known by the name of PyTorch's class.
+A new kind of layer takes one function here and one in layers.js; both go by the name of PyTorch's class.
 """
 
 import copy
@@ -23,10 +23,10 @@ class Layers(NamedTuple):
 
 @torch.no_grad()
 def write(network: nn.Module, example: Tensor, bits: int) -> Layers | None:
-    """The layers of `network`, which computes one after another, as it does for the inputs `example` (B, ...).
+    """The layers of a sequential `network`, as it computes them for the inputs `example` (B, ...).
 
-    Weights are rounded to 8 or 12 `bits`, each row of them in a unit of its own. None where there is a layer that the
-    page doesn't know, or one that isn't simply the next.
+    Weights are rounded to 8 or 12 `bits`, with a unit per row. None if the page doesn't know a layer, or if the layers
+    don't simply follow one another.
     """
     rounded = copy.deepcopy(network).cpu()
     values, written, multiplications = example, [], 0
@@ -43,8 +43,8 @@ def write(network: nn.Module, example: Tensor, bits: int) -> Layers | None:
     return Layers(written, rounded, multiplications) if torch.equal(values, rounded(example)) else None
 
 
-# Each gives what layers.js needs to know of a layer and its inputs (B, ...), and rounds the layer's weights to `bits`.
-# None where the layer has an option that layers.js doesn't know.
+# Each returns the entries that layers.js needs for a layer with inputs (B, ...), and rounds its weights to `bits`. None
+# means that the layer has an option that layers.js doesn't know.
 
 
 def _weights(layer: nn.Linear | nn.Conv2d, inputs: Tensor, bits: int) -> dict:
@@ -55,7 +55,7 @@ def _weights(layer: nn.Linear | nn.Conv2d, inputs: Tensor, bits: int) -> dict:
     whole = whole.movedim(1, -1)  # the page's maps have their channels last
     high = (whole / 2 ** (bits - 8)).floor()
     written = {"weight": pack(high, "i1"), "unit": listed(unit), "bias": listed(layer.bias)}
-    # What exceeds 8 bits stands apart from them, since they compress better alone.
+    # The bits beyond the first 8 are stored separately, since those 8 compress better alone.
     return written if bits == 8 else written | {"fine": pack_nibbles((whole - 16 * high).numpy())}
 
 

@@ -58,9 +58,9 @@ class LatentMap:
         return figure
 
     def interpolations(self, rows: np.ndarray, lines: Sequence[tuple[np.ndarray, np.ndarray]], title: str) -> Figure:
-        """Rows of pictures (R, C, 28, 28), numbered, above the lines in the map that they walk along.
+        """Rows of pictures (R, C, 28, 28), numbered, above the map with the lines that they follow.
 
-        A row holds an original, its reconstruction, the pictures between, the other reconstruction, its original.
+        A row holds an original, its reconstruction, the pictures in between, the other reconstruction, its original.
         """
         count, columns = rows.shape[:2]
         sheet, square = 0.5 * count + 0.4, 6.5
@@ -72,7 +72,7 @@ class LatentMap:
 
 
 def spread_apart(places: np.ndarray, distance: float) -> np.ndarray:
-    """Move places (N, 2) until any two are at least about `distance` apart, so that names there can be read."""
+    """Move places (N, 2) until any two are at least about `distance` apart, so that their names can be read."""
     places = places.astype(float)
     for _ in range(50):
         for first in range(len(places)):
@@ -89,7 +89,7 @@ def spread_apart(places: np.ndarray, distance: float) -> np.ndarray:
 def manifold(
     grid: np.ndarray, extent: tuple[float, ...] | None, title: str, axis_names: tuple[str, str], note: str
 ) -> Figure:
-    """Pictures (R, C, 28, 28) decoded on a grid of the latent plane; `extent` scales the axes, if it is regular."""
+    """Pictures (R, C, 28, 28) decoded on a grid of the latent plane; `extent` is that of a regular one."""
     figure = new(8, 8.2, title)
     axes = figure.subplots()
     axes.imshow(np.clip(tile(grid, gap=0), 0, 1), extent=extent, interpolation="nearest")

@@ -1,4 +1,4 @@
-"""What the explorer pages share: numbers in text, and templates that become one file without a server or a network."""
+"""Shared by the explorer pages: numbers as text, and templates that become one file without a server or a network."""
 
 import base64
 import gzip
@@ -18,7 +18,7 @@ def render(template: str, content: dict) -> bytes:
 
     def included(match: re.Match) -> str:
         if match[1] == "content":
-            return json.dumps(content).replace("<", "\\u003c")  # no name in it can end the element that holds it
+            return json.dumps(content).replace("<", "\\u003c")  # no text in it can end its <script>
         return (FOLDER / match[1]).read_text(encoding="utf-8")
 
     return re.sub(r"\{\{([\w.]+)\}\}", included, (FOLDER / template).read_text(encoding="utf-8")).encode()
@@ -35,6 +35,6 @@ def pack(values: Tensor, kind: str) -> str:
 
 
 def pack_nibbles(values: np.ndarray) -> str:
-    """Whole numbers below 16, two in a byte; an odd count gets a zero."""
+    """Whole numbers below 16, two per byte; an odd count is padded with a zero."""
     first, second = np.append(values, [0] * (values.size % 2)).reshape(-1, 2).T.astype(np.uint8)
     return pack(torch.from_numpy(16 * first + second), "u1")

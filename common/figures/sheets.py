@@ -1,7 +1,7 @@
 """Sheets of pictures and training curves: arrays in, a matplotlib Figure out.
 
 Pictures of digits are grey levels in [0, 1], 0 drawn as paper white; faces are RGB in [0, 1], drawn as they are.
-Grey levels are never rescaled to the picture at hand.
+Grey levels are never rescaled to a picture's range.
 """
 
 import io
@@ -20,7 +20,7 @@ DPI = 150
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write `figure` as a PNG, whole or not at all. Raises UserError where it can't be written."""
+    """Write `figure` as a PNG, whole or not at all. Raises UserError if it can't be written."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
     write_atomically(path, buffer.getvalue())
@@ -35,7 +35,7 @@ def new(width: float, height: float, title: str) -> Figure:
 
 
 def tile(pictures: np.ndarray, gap: int = 2) -> np.ndarray:
-    """Pictures (rows, columns, H, W, C) or (rows, columns, H, W) beside one another, white between them."""
+    """Pictures (rows, columns, H, W, C) or (rows, columns, H, W) side by side, white between them."""
     if pictures.ndim == 4:
         pictures = 1 - pictures[..., None]  # ink on paper
     rows, columns, height, width, channels = pictures.shape
@@ -100,7 +100,7 @@ def curves(history: Sequence[dict], names: dict[str, str], title: str) -> Figure
 class Figures:
     """The figures of a trained model: `title` names it, `subtitle` gives its test scores.
 
-    A figure without a path of its own goes to folder/SCRIPT_FIGURE.png.
+    A figure without its own path goes to folder/SCRIPT_FIGURE.png.
     """
 
     title: str

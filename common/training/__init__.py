@@ -1,4 +1,4 @@
-"""What a training script needs beside its method: a run, its epochs, the optimizer, evaluation in batches."""
+"""Everything a training script needs besides its method: a run, its epochs, the optimizer, evaluation in batches."""
 
 from common.training.device import on_device
 from common.training.evaluation import EVALUATION_SEED, batched, evaluate

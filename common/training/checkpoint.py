@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writing, checkpoints that load without running code, exact resume."""
+"""Checkpoints: written atomically, loaded without running code, resumed exactly; and the lock of a run's folder."""
 
 import contextlib
 import io
@@ -18,12 +18,12 @@ KINDS |= {"model": dict, "optimizer": list, "history": list}
 
 @contextlib.contextmanager
 def run_folder(folder: Path):
-    """Hold `folder` for one run: a second run on it at the same time raises UserError."""
+    """Lock `folder` for one run: a second run in it at the same time raises UserError."""
     check_writable(folder)
     lock = FileLock(folder / ".lock")
     try:
         with lock.acquire(timeout=0):
-            for leftover in folder.glob(".*.tmp"):  # of a run that was killed while it wrote
+            for leftover in folder.glob(".*.tmp"):  # of a run that was killed while writing
                 leftover.unlink(missing_ok=True)
             yield folder
     except Timeout as error:
@@ -31,7 +31,7 @@ def run_folder(folder: Path):
 
 
 def save(path: Path, state: dict) -> None:
-    """Write a checkpoint atomically. Raises UserError where it can't be written."""
+    """Write a checkpoint atomically. Raises UserError if it can't be written."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     write_atomically(path, buffer.getvalue())
@@ -45,15 +45,15 @@ def load(path: Path) -> dict:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of strange pickles, which are refused
+            warnings.simplefilter("ignore")  # about foreign pickles, which are refused
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile file raises whatever its bytes happen to lead to
-        raise UserError(f"{path} is damaged or no checkpoint of this project: remove it and train again") from error
+    except Exception as error:  # damaged and hostile files raise exceptions of many kinds
+        raise UserError(f"{path} is damaged or not a checkpoint of this project: remove it and train again") from error
     version = state.get("format") if isinstance(state, dict) else None
     if isinstance(version, int) and version != FORMAT:
-        raise UserError(f"{path} has format {version}, this version reads {FORMAT}: update, or train again")
+        raise UserError(f"{path} has format {version}, this version reads {FORMAT}: update it, or train again")
     if version != FORMAT or not all(isinstance(state.get(name), kind) for name, kind in KINDS.items()):
-        raise UserError(f"{path} is no checkpoint of this project: choose another --run-dir")
+        raise UserError(f"{path} is not a checkpoint of this project: choose another --run-dir")
     return state
 
 
@@ -66,4 +66,4 @@ def check_same_run(state: dict, script: str, arguments: dict, data: str, path: P
     for name, value in arguments.items():
         if (found := state["arguments"].get(name)) != value:
             raise UserError(f"{path} was trained with --{name.replace('_', '-')} {found}, not {value}: "
-                            "resume with the same value, or start anew in another --run-dir")  # fmt: skip
+                            "resume with the same value, or start over in another --run-dir")  # fmt: skip

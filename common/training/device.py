@@ -14,19 +14,19 @@ from common.training import parallel
 
 SECONDS = 0.4  # for timing both precisions
 ROUNDS = 20  # at most
-CLEARLY = 0.95  # bf16 has to take less than this share of fp32's time: within it, the exact one is chosen
+CLEARLY = 0.95  # bf16 must take less than this share of fp32's time; otherwise the more exact fp32 is chosen
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep the memory that one step frees for the next one: twice its largest freed block, which this one is.
+    """Make glibc keep the memory that a step frees for the next: up to twice the largest block freed, here 30 MB.
 
-    The system would otherwise clear it anew in every step, which takes 5% of a step of 2048 digits.
+    Otherwise the system would clear it again in every step, which takes 5% of a step of 2048 digits.
     """
     torch.empty(30 * 2**20, dtype=torch.uint8)
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the accelerator that PyTorch sees, otherwise the CPU. Raises UserError for an absent one."""
+    """`auto` is the accelerator that PyTorch sees, otherwise the CPU. Raises UserError if the device is absent."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
         return accelerator or torch.device("cpu")
@@ -36,7 +36,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def on_device(images: Tensor, device: torch.device) -> Tensor:
-    """`images` on `device` for the whole run; left on the host, in its memory or mapped file, where they don't fit."""
+    """`images` on `device` for the whole run; left on the host, in memory or a mapped file, if they don't fit."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     elif device.type == "mps":
@@ -54,10 +54,10 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def faster_precision(step: Callable[[], Tensor], device: torch.device) -> tuple[str, str]:
-    """The faster of "fp32" and "bf16" for `step`, which returns a loss to go backward from; and why, in words.
+    """The faster of "fp32" and "bf16" for `step`, which returns a loss to call backward on; and the reason, in words.
 
-    The two alternate, so that a machine whose speed drifts slows both. A first call of each, which is not counted,
-    prepares kernels. All processes take as many steps, since one may wait for the others, and the first one chooses.
+    The two alternate, so that a drift in the machine's speed affects both. The first call of each prepares kernels and
+    isn't counted. All processes take equally many steps, since they may wait for one another, and the first chooses.
     """
     if device.type == "mps":
         return "fp32", "bf16 is not used on MPS"
@@ -88,16 +88,16 @@ def faster_precision(step: Callable[[], Tensor], device: torch.device) -> tuple[
 def compiled(module: nn.Module, batch: Tensor, device: torch.device, precision: str) -> nn.Module:
     """`module`, a step that returns terms with a "loss", compiled and tried on `batch`, forward and backward.
 
-    Where that fails, because there is no compiler or for any other reason, `module` is returned as it is, and the
+    If that fails, because there is no compiler or for any other reason, `module` is returned unchanged, and the
     console says why.
     """
-    # Batches of two sizes differ by one image: each gets its own code in the first epoch, and nothing is compiled anew.
+    # Batch sizes differ by one image at most: both are compiled in the first epoch, and nothing is compiled later.
     attempt = torch.compile(module, dynamic=False)
     try:
         with autocast(device, precision):
             terms = attempt(batch)
         terms["loss"].sum().backward()
-    except Exception as error:  # A missing compiler alone raises many kinds.
+    except Exception as error:  # A missing compiler alone raises exceptions of many kinds.
         reason = first_line(error)
         print(f"--compile: torch.compile fails here ({reason}); training continues without it", file=sys.stderr)
         return module

@@ -25,9 +25,9 @@ def evaluate(model: nn.Module, loss: Callable, images: Tensor, device: torch.dev
 
 
 def batched(function: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
-    """`function`, made to take any number of inputs: it sees them in batches on `device`, the results are on the CPU.
+    """`function` for any number of inputs: it gets them in batches on `device`; the results are on the CPU.
 
-    uint8 images (N, C, H, W) are brought to [0, 1] first; other inputs are passed on as they are.
+    uint8 images (N, C, H, W) are scaled to [0, 1] first; other inputs are passed on unchanged.
     """
 
     @torch.inference_mode()

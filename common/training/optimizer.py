@@ -1,4 +1,4 @@
-"""The optimizer of all three scripts: Muon for the hidden matrices, AdamW for all else, one learning-rate cycle."""
+"""The optimizer of all three scripts: Muon for the hidden matrices, AdamW for the rest, one learning-rate cycle."""
 
 import math
 from collections import defaultdict
@@ -7,18 +7,18 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-MUON_LR = 3  # times AdamW's; on digits, between 1.5 and 5 makes no difference
+MUON_LR = 3  # times AdamW's; on digits, 1.5 to 5 make no difference
 MOMENTUM = 0.95  # of Muon
 WEIGHT_DECAY = 0.01  # as AdamW's
-WARMUP = 0.3  # the share of the steps on which the learning rate rises
-LEAST_SIDE = 64  # rows and columns of a matrix that Muon trains
-LEAST_RANK = 8  # rows and columns of the matrix before it
-STEPS = 3_500  # that a run has at least, where its batches may be smaller for it
+WARMUP = 0.3  # the share of the steps during which the learning rate rises
+LEAST_SIDE = 64  # the fewest rows and columns of a matrix that Muon trains
+LEAST_RANK = 8  # the fewest rows and columns of the matrix before it
+STEPS = 3_500  # the fewest in a run, as long as its batches can shrink for that
 LEAST_BATCH = 64
 
 
 def batch_size(images: int, epochs: int, most: int) -> int:
-    """The images per step of a run over so many `images` and `epochs`: a power of two, at most `most`.
+    """The images per step of a run of `epochs` over so many `images`: a power of two, at most `most`.
 
     A short run needs steps more than it needs exact gradients.
     """
@@ -27,7 +27,7 @@ def batch_size(images: int, epochs: int, most: int) -> int:
 
 
 def one_cycle(progress: float) -> float:
-    """The learning rate as a share of its peak: linear up to it, then a cosine down to 0 (Smith & Topin 2018)."""
+    """The learning rate as a share of its peak: a linear rise, then a cosine down to 0 (Smith & Topin 2018)."""
     if progress < WARMUP:
         return progress / WARMUP
     return 0.5 * (1 + math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))
@@ -36,10 +36,10 @@ def one_cycle(progress: float) -> float:
 def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
     """The weights that Muon trains: the matrices between hidden layers, convolutions' kernels included.
 
-    Left out are the first and the last layer, which meet the pixels, thin matrices, such as those at a code, and the
-    layer after a code of a few dimensions, whose inputs vary in few directions: in two dimensions, with Muon it would
-    cost the VAE on MNIST 1.7 nats, and the autoencoder 3 points of its nearest neighbours' accuracy. The layers must be
-    registered in the order in which they compute.
+    Left out are the first and the last layer, which meet the pixels; thin matrices, such as those next to a code; and
+    the layer after a code of a few dimensions, whose inputs vary in few directions: with two dimensions, Muon there
+    would cost the VAE on MNIST 1.7 nats and the autoencoder 3 points of 5-NN accuracy. The layers must be registered in
+    the order in which they compute.
     """
     weights = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     sides = [min(len(weight), weight[0].numel()) for weight in weights]
@@ -88,12 +88,12 @@ class Optimizer:
 class Muon(torch.optim.Optimizer):
     """Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
 
-    A step goes along the matrix's momentum (Nesterov's), all of whose singular values are first made nearly equal.
-    It has the size of AdamW's steps (Liu et al. 2025, "Muon is Scalable for LLM Training"), so that `lr` means
+    A step follows the matrix's Nesterov momentum, after making all its singular values nearly equal.
+    Its size is that of AdamW's steps (Liu et al. 2025, "Muon is Scalable for LLM Training"), so that `lr` means
     about the same.
 
-    torch.optim.Muon takes no convolutions, and computes each matrix apart, always in bfloat16, which is forty times as
-    slow where a CPU has no such arithmetic. Here those of one shape go together, in `dtype`, large ones in parts.
+    torch.optim.Muon takes no convolutions, and computes each matrix separately, always in bfloat16, which is forty
+    times as slow on a CPU without such arithmetic. Here those of one shape are batched, in `dtype`, large ones split.
     """
 
     def __init__(self, weights: Iterable[nn.Parameter], lr: float, dtype: torch.dtype = torch.float32):
@@ -123,8 +123,8 @@ class Muon(torch.optim.Optimizer):
 def to_matrices(weight: Tensor) -> Tensor:
     """A view of the weight of a linear layer (O, I) or a convolution (O, I, K, K) as matrices (B, M, N), M <= N.
 
-    There is a row for each output, or for each input where they are fewer. More than 128 rows are taken 64 at a time
-    where that divides them: the cost grows with the square of the rows, and large layers train as well in parts.
+    There is a row per output, or per input if those are fewer. More than 128 rows are split into parts of 64 if that
+    divides them: the cost grows with the square of the rows, and large layers train equally well in parts.
     """
     if weight.ndim == 4:
         if weight.is_contiguous(memory_format=torch.channels_last):
@@ -136,9 +136,9 @@ def to_matrices(weight: Tensor) -> Tensor:
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """(B, M, N), M <= N -> matrices of the same singular vectors, whose singular values are near 1 (0.7 to 1.2).
+    """(B, M, N), M <= N -> matrices with the same singular vectors and singular values near 1 (0.7 to 1.2).
 
-    Newton and Schulz' iteration, with the polynomial of Jordan et al., which lifts small singular values the most.
+    The Newton-Schulz iteration, with the polynomial of Jordan et al., which lifts small singular values the most.
     """
     result = matrices / torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):

@@ -1,7 +1,7 @@
-"""Several processes as one: those that `torchrun` starts. Alone, each function is trivial.
+"""Several processes, started by `torchrun`, act as one. With a single process, each function is trivial.
 
-Every process draws its own share of each shuffled batch, DistributedDataParallel averages the gradients, and the
-first process alone prints, checkpoints, measures and draws.
+Every process takes its own share of each shuffled batch, DistributedDataParallel averages the gradients, and only
+the first process prints, checkpoints, measures and draws.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from common.errors import UserError, first_line, out_of_memory
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=2)  # the others' wait while the first prepares the data
+PATIENCE = timedelta(hours=2)  # how long the others wait while the first prepares the data
 
 
 def launched() -> bool:
@@ -39,12 +39,12 @@ def rank() -> int:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The accelerator that is this process's own. Raises UserError where there are more processes than accelerators."""
+    """This process's own accelerator. Raises UserError if there are more processes than accelerators."""
     if device.type == "cpu" or not launched():
         return device
     index, count = int(os.environ["LOCAL_RANK"]), torch.accelerator.device_count()
     if index >= count:
-        raise UserError(f"--nproc-per-node is more than the {count} {device.type} devices here: "
+        raise UserError(f"--nproc-per-node exceeds the {count} {device.type} devices here: "
                         "start fewer processes, or use --device cpu")  # fmt: skip
     torch.accelerator.set_device_index(index)
     return torch.device(device.type, index)
@@ -62,8 +62,8 @@ def joined(device: torch.device) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, number, count = next(dist.rendezvous("env://", timeout=PATIENCE))
     if os.environ["GROUP_WORLD_SIZE"] == "1":
-        # torchrun keeps one store over its restarts, and in it the addresses of the dead. On several machines
-        # the restarts are counted by each, so that they can't name an attempt.
+        # torchrun keeps one store across restarts, with the addresses of dead processes in it. Several machines
+        # each count their own restarts, so the count can't name an attempt there.
         store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
     dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
     try:
@@ -74,7 +74,7 @@ def joined(device: torch.device) -> Iterator[None]:
                 gathered(None)
                 yield
     except RuntimeError as error:
-        # After the last epoch, and where memory runs out, the other processes have no part in an error.
+        # After the last epoch, or when memory runs out, an error has nothing to do with the other processes.
         if out_of_memory(error) or world() == 1:
             raise
         raise UserError(f"process {rank()} failed, or lost the others: {first_line(error)}") from error
@@ -94,7 +94,7 @@ def leave(code: int) -> NoReturn:
 
 
 def part() -> None:
-    """Leave the group together, after the last epoch. The first process alone returns; the others end."""
+    """Leave the group together, after the last epoch. Only the first process returns; the others end."""
     if world() > 1:
         number = rank()
         gathered(None)  # NCCL's communicators must be destroyed by all processes at about the same time.
@@ -104,7 +104,7 @@ def part() -> None:
 
 
 def gathered(value: T) -> list[T]:
-    """Each process's `value`, in all of them. It goes by the CPU: on GPUs, a long wait for the others may time out."""
+    """Every process's `value`, given to all. It goes through the CPU: on GPUs, a long wait for others may time out."""
     values = [value] * world()
     if world() > 1:
         dist.all_gather_object(values, value)
@@ -112,7 +112,7 @@ def gathered(value: T) -> list[T]:
 
 
 def first(value: T) -> T:
-    """The first process's `value`, in all of them."""
+    """The first process's `value`, given to all."""
     return gathered(value)[0]
 
 
@@ -121,7 +121,7 @@ def wrap(module: nn.Module, device: torch.device) -> nn.Module:
     if world() == 1:
         return module
     devices = None if device.type == "cpu" else [device]
-    # The one buffer, the faces' variance, is set between epochs alike in all processes.
+    # The only buffer, the faces' variance, is set to the same value in all processes between epochs.
     return nn.parallel.DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
 
 
@@ -131,7 +131,7 @@ def share(batch: Tensor) -> Tensor:
 
 
 def total(value: Tensor) -> Tensor:
-    """The sum of `value` over the processes, computed in its place."""
+    """The sum of `value` over the processes, computed in place."""
     if world() > 1:
         dist.all_reduce(value)
     return value
@@ -141,6 +141,6 @@ def batch_mean(values: Tensor) -> Tensor:
     """The mean of `values` (B,), one per image, over the whole batch, whatever each process's share of it."""
     if world() == 1:
         return values.mean()
-    # Counted on the device: a number from the host would make it wait in every step.
+    # Counted on the device: copying a number from the host would make it wait in every step.
     sums = total(torch.stack([values.sum(), torch.ones_like(values).sum()]))
     return sums[0] / sums[1]

@@ -20,7 +20,7 @@ from common.training import checkpoint, evaluation, parallel
 from common.training.device import autocast, choose_device, compiled, faster_precision, keep_freed_memory
 from common.training.optimizer import Optimizer
 
-# A resumed run may change these arguments; every other one shapes the result.
+# A resumed run may change these arguments; all others shape the result.
 FREE_ARGUMENTS = {"epochs", "device", "precision", "compile", "data_dir", "images_dir", "run_dir", "resume", "faces"}
 
 Loss = Callable[[nn.Module, Tensor], dict[str, Tensor]]
@@ -28,7 +28,7 @@ Augment = Callable[[Tensor], Tensor] | None
 
 
 class Objective(nn.Module):
-    """A model and its loss as one module, so that what wraps a forward pass wraps both."""
+    """A model and its loss as one module, so that wrapping its forward pass wraps both."""
 
     def __init__(self, model: nn.Module, loss: Loss):
         super().__init__()
@@ -44,7 +44,7 @@ class Run:
     script, args: the script's name and its arguments, which are never changed.
     device, precision: where it computes, and in "fp32" or "bf16" (known after `prepare`).
     history: the finished epochs, a dict of numbers each. images: how many it trains on.
-    data: what the images are; a resumed run must see the same.
+    data: a description of the images; a resumed run must see the same.
     """
 
     def __init__(self, script: str, args: Namespace, device: torch.device):
@@ -54,7 +54,7 @@ class Run:
         self.checkpoint = args.run_dir / "checkpoint.pt"
         self.resumed = checkpoint.load(self.checkpoint) if args.resume and self.checkpoint.exists() else None
         if args.resume and not self.resumed:
-            print(f"{self.checkpoint} is not there yet: starting at epoch 1", file=sys.stderr)
+            print(f"{self.checkpoint} does not exist yet: starting at epoch 1", file=sys.stderr)
 
     @property
     def arguments(self) -> dict[str, object]:
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def progress(self) -> str:
-        """What an interruption leaves behind, in words."""
+        """What an interrupted run leaves behind, in words."""
         if not self.history:
             return "no epoch was finished"
         return f"{self.checkpoint} holds epoch {len(self.history)}, and --resume continues from it"
@@ -76,10 +76,10 @@ class Run:
     def prepare(self, model: nn.Module, loss: Loss, images: Tensor) -> Callable[[Tensor], dict[str, Tensor]]:
         """A function of a batch in [0, 1] that gives the terms of `loss(model, batch)`, (B,) each, to train on.
 
-        It computes in the run's precision and, where the run asks for it, compiled and on several devices. With
+        It computes in the run's precision and, if the run asks for it, compiled and on several devices. With
         --precision auto, a trial on `images` (B, C, H, W) uint8 chooses, unless a checkpoint is resumed: then its
-        precision is kept, so that the run ends with the weights it would have had. Raises UserError where the processes
-        don't see the same checkpoint.
+        precision is kept, so that the run ends with the same weights as an unbroken one. Raises UserError if the
+        processes don't see the same checkpoint.
         """
         parallel.let_others_start()
         epochs = parallel.gathered(self.resumed["epoch"] if self.resumed else 0)
@@ -88,7 +88,7 @@ class Run:
                             f"{self.args.run_dir}: put it on a file system that all machines share")  # fmt: skip
         objective = Objective(model, loss).train()
         batch = to_float(images.to(self.device))
-        reason = "as asked for"
+        reason = "as requested"
         if self.precision == "auto" and self.resumed:
             self.precision, reason = self.resumed["precision"], "that of the checkpoint"
         elif self.precision == "auto":
@@ -108,13 +108,13 @@ class Run:
     def epochs(
         self, model: nn.Module, optimizer: Optimizer, images: Tensor, batch_size: int, augment: Augment = None
     ) -> Iterator["Epoch"]:
-        """The epochs that are still to do, each an iterable of batches of `images` (N, C, H, W) uint8.
+        """The remaining epochs, each an iterable of batches of `images` (N, C, H, W) uint8.
 
-        Resumes first, if the run does: with more --epochs, at its place in the longer learning-rate cycle. Every epoch
+        A resumed run continues at its place in the learning-rate cycle, which is longer with more --epochs. Every epoch
         ends with a checkpoint, a line in metrics.jsonl and one on the console. `augment` changes a batch in [0, 1].
-        Where torchrun started several processes, all but the first end here.
+        If torchrun started several processes, all but the first end here.
 
-        Raises UserError where the processes outnumber a batch's images, the loss or the weights are no longer finite,
+        Raises UserError if the processes outnumber a batch's images, the loss or the weights are no longer finite,
         or a checkpoint doesn't fit or can't be written.
         """
         count, total, processes = len(images), self.args.epochs, parallel.world()
@@ -125,7 +125,7 @@ class Run:
         done = len(self.history)
         if done < total:
             print(f"{total} epochs of {count:,} images in batches of {min(count, batch_size)}", flush=True)
-        hidden = None if parallel.rank() == 0 else True  # None: where the output is no terminal
+        hidden = None if parallel.rank() == 0 else True  # None: unless the output is a terminal
         sizes = {"total": total * count, "initial": done * count}
         with tqdm(**sizes, unit=" images", unit_scale=True, disable=hidden) as bar:
             for number in range(done, total):
@@ -161,7 +161,7 @@ class Run:
         state |= {"epoch": len(history), "history": history}
         state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         lines = "".join(json.dumps(line) + "\n" for line in history)
-        # The checkpoint last: a run never resumes from one whose metrics are missing.
+        # The checkpoint is written last: a run never resumes from one whose metrics are missing.
         files.write_atomically(self.args.run_dir / "metrics.jsonl", lines.encode())
         checkpoint.save(self.checkpoint, state)
 
@@ -192,7 +192,7 @@ class Run:
 
 @dataclass
 class Epoch:
-    """One pass over the images in an order of its own: iterate over it for batches on the device, in [0, 1].
+    """One pass over the images in its own order: iterate over it for batches on the device, in [0, 1].
 
     Afterwards `means` holds the mean over the epoch's images of each term that `mean` was given.
     """
@@ -207,7 +207,7 @@ class Epoch:
     bar: tqdm
 
     def __post_init__(self) -> None:
-        self.size = 0  # of the batch at hand, over all processes
+        self.size = 0  # of the current batch, over all processes
         self.steps, self.step = math.ceil(len(self.images) / self.batch_size), 0
         self.losses = torch.zeros(self.steps, device=self.run.device)
         self.sums: dict[str, Tensor] = {}
@@ -225,7 +225,7 @@ class Epoch:
             batch = to_float(gather(self.images, parallel.share(index)).to(self.run.device))
             yield batch if self.augment is None else self.augment(batch)
             self.bar.update(self.size)
-            # Reading a loss makes the host wait for the device: twice a second, not in every step.
+            # Reading a loss makes the host wait for the device, so it is read twice a second, not in every step.
             if time.perf_counter() - shown > 0.5:
                 shown = time.perf_counter()
                 self._check_finite()
@@ -268,9 +268,9 @@ class Epoch:
 
 @contextlib.contextmanager
 def start(script: str, args: Namespace) -> Iterator[Run]:
-    """Prepare a run, and hold its folder while it lasts.
+    """Prepare a run, and lock its folder while it lasts.
 
-    Raises UserError where the device is absent, a folder can't be written, the checkpoint to resume from can't be
+    Raises UserError if the device is absent, a folder can't be written, the checkpoint to resume from can't be
     read, or another run holds the folder.
     """
     device = parallel.local_device(choose_device(args.device))
@@ -278,8 +278,8 @@ def start(script: str, args: Namespace) -> Iterator[Run]:
     torch.set_flush_denormal(True)  # Numbers below 1e-38 slow a CPU down and change nothing.
     keep_freed_memory()
     if device.type == "cuda":
-        # By default, convolutions would round to TF32. After setting the newer `conv.fp32_precision`, it would be an
-        # error to read this flag, as torch.compile may.
+        # By default, convolutions would round to TF32. After the newer `conv.fp32_precision` is set, reading this
+        # flag, as torch.compile may, would be an error.
         torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(args.seed)
     with contextlib.ExitStack() as held:
