@@ -1,10 +1,10 @@
-const PICTURE = 28;    // pixels a side of a decoded image
-const STEPS = 12;      // images in a row, of the strip and of the samples
+const PICTURE = 28;    // pixels per side of a decoded image
+const STEPS = 12;      // images per row of the strip and of the samples
 const SAMPLES = 24;
 const WALK = 5000;     // milliseconds from one end of the line to the other
-const REACH = 12;      // pixels from the place to a test image that is shown with it
+const REACH = 12;      // pixels within which a test image is shown with the place
 const STRAY = 4;       // pixels that a click may move
-const CLOSEST = 0.01;  // the smallest part of the area that zooming shows
+const CLOSEST = 0.01;  // the smallest share of the area that the map can show
 
 const {area, classes, encoder, decoder} = content;
 
@@ -36,7 +36,7 @@ function original(n) {
   return Float32Array.from(images.subarray(n * size ** 2, (n + 1) * size ** 2), level => level / (levels - 1));
 }
 
-// The visible test image nearest to the place, or -1 where none is within reach.
+// The visible test image nearest to the place, or -1 if none is within reach.
 function nearest() {
   let found = -1, least = (REACH * view.side / $("map").clientWidth) ** 2;
   for (let n = 0; n < labels.length; n++) {
@@ -161,11 +161,11 @@ function drawPlace() {
 function drawLine() {
   const whole = ends.length === 2, shares = Array.from({length: STEPS}, (_, step) => step / (STEPS - 1));
   show($("strip"), shares.map(share => whole ? decode(onLine(share)) : new Float32Array(PICTURE ** 2)));
-  $("line").textContent = whole ? "decoded along the line" : "click where the line ends";
+  $("line").textContent = whole ? "decoded along the line" : "click where the line should end";
   $("play").disabled = $("walk").disabled = !whole;
 }
 
-// ---- What a reader can do -------------------------------------------------------------------------------------
+// ---- Interaction ----------------------------------------------------------------------------------------------
 
 function look(left, bottom, side) {
   view.side = side;
@@ -193,7 +193,7 @@ function click() {
   if (nearest() >= 0) take(nearest());
 }
 
-// Bring what is at one pixel of the map to another, and zoom by a factor there.
+// Move the point at one pixel of the map to another pixel, and zoom by a factor there.
 function drag(from, to, factor = 1) {
   const width = $("map").clientWidth, side = clamp(view.side * factor, area.side * CLOSEST, area.side);
   const x = view.left + from.x / width * view.side, y = view.bottom + (1 - from.y / width) * view.side;
@@ -207,7 +207,7 @@ function zoom(factor) {  // around the place
 
 let playing, start;
 function play(time) {
-  start ??= time - $("walk").value % 1 * WALK;  // at the end: from the start again
+  start ??= time - $("walk").value % 1 * WALK;  // at the end, start over
   $("walk").value = (time - start) / WALK;
   moveTo(onLine($("walk").value));
   if ($("walk").value < 1) playing = requestAnimationFrame(play);

@@ -1,12 +1,12 @@
-// The field to draw in: what is drawn becomes an image, the encoder places it on the map, the decoder draws it anew.
+// The drawing field: a drawing becomes an image, the encoder places it on the map, and the decoder reconstructs it.
 
-const FIELD = 280;     // pixels a side of the field to draw in
-const BOX = 20;        // pixels a side of the box that MNIST's makers fitted a digit into
-const SMALLEST = 70;   // of the field's pixels: a smaller drawing isn't enlarged to fill the box
-const FAINT = 8;       // of 255: less is what the eraser's soft edge left
+const FIELD = 280;     // pixels per side of the field
+const BOX = 20;        // pixels per side of the box that MNIST's makers fitted a digit into
+const SMALLEST = 70;   // in the field's pixels: a smaller drawing isn't enlarged to fill the box
+const FAINT = 8;       // of 255: anything less is left over from the eraser's soft edge
 const PEN = 22, ERASER = 36;  // diameters, in the field's pixels
-const DRAWS = 6;       // of the drawing's Gaussian
-const TRAIL = 60;      // places of the drawing that the map keeps showing
+const DRAWS = 6;       // draws of the drawing's Gaussian
+const TRAIL = 60;      // past places of the drawing that the map shows
 
 const ink = $("ink").getContext("2d", {willReadFrequently: true});
 // The drawing's mean, deviation and draws in latent coordinates, where it has been before, and the draws' noise.
@@ -14,9 +14,9 @@ let mine = null, trail = [], noise = Array.from({length: DRAWS}, normal);
 
 // ---- From ink to numbers --------------------------------------------------------------------------------------
 
-// What is drawn, in the form of the data set's images: grey levels in [0, 1], or null where nothing is. As MNIST's
-// makers did, it is fitted into a box by averaging areas, then moved by whole pixels to have its centre of mass in
-// the middle. A data set whose images fill their frame takes the whole field.
+// The drawing in the form of the data set's images: grey levels in [0, 1], or null if the field is empty. As MNIST's
+// makers did, it is fitted into a box by averaging areas, then moved by whole pixels to bring its centre of mass to
+// the middle. For a data set whose images fill their frame, the whole field is taken.
 function drawnImage() {
   const {data} = ink.getImageData(0, 0, FIELD, FIELD);
   let left = FIELD, top = FIELD, right = 0, bottom = 0, mass = 0, massX = 0, massY = 0;
@@ -35,18 +35,18 @@ function drawnImage() {
   if (!mass) return null;
   let scale = PICTURE / FIELD, across = 0, down = 0;  // from the field's pixels to the image's
   const extent = Math.max(right - left, bottom - top), centre = [massX / mass, massY / mass];
-  // A test digit has the form already, but for what rounding its grey levels took from its edge and its centre of mass.
+  // A test digit already has this form, up to the effect of rounded grey levels on its edge and its centre of mass.
   const formed = extent * scale > BOX - 2 && extent * scale <= BOX
     && centre.every(value => Math.abs(value * scale - PICTURE / 2 - 0.5) < 0.6);
   if (content.boxed && !formed) {
     scale = BOX / Math.max(extent, SMALLEST);
-    const shift = (start, end, centre) => {  // 1e-6: the products are not whole numbers to the last bit
+    const shift = (start, end, centre) => {  // 1e-6: rounding errors of the products
       const most = Math.floor(PICTURE - (end - start) * scale + 1e-6);
       return clamp(Math.ceil(PICTURE / 2 - (centre - start) * scale - 1e-6), 0, most) - start * scale;
     };
     [across, down] = [shift(left, right, centre[0]), shift(top, bottom, centre[1])];
   }
-  // A pixel of the field falls into one of the image's, or across the edges of up to four.
+  // A pixel of the field falls into one pixel of the image, or overlaps up to four.
   const beyond = at => clamp((at - Math.floor(at) - 1) / scale + 1, 0, 1);
   const image = new Float32Array(PICTURE ** 2);
   for (let y = top; y < bottom; y++) {
@@ -82,7 +82,7 @@ function negativeElbo(image, {mean, deviation}, logits) {
 
 // ---- From numbers to pictures ---------------------------------------------------------------------------------
 
-// Encode what is drawn, decode that, and show both: what happens at every stroke.
+// Encode the drawing, decode its code, and show both: called at every stroke.
 function drawDrawing() {
   const image = drawnImage(), blank = new Float32Array(PICTURE ** 2);
   const tell = (id, value, digits) => { $(id).textContent = mine ? value.toFixed(digits) : "–"; };
@@ -106,7 +106,7 @@ function drawDrawing() {
   drawMarks();
 }
 
-// The drawing on the map: its way there, and its point, or its Gaussian at one and two standard deviations.
+// The drawing on the map: its path, and its point, or its Gaussian at one and two standard deviations.
 function drawMine(context) {
   const width = $("map").clientWidth, [x, y] = toPixels(mine.mean);
   Object.assign(context, {strokeStyle: colour("mine"), fillStyle: colour("mine"), lineWidth: 1.5});
@@ -138,7 +138,7 @@ function drawMine(context) {
   write(context, "yours", name, colour("mine"), "bold 15px");
 }
 
-// ---- What a reader can do in the field ------------------------------------------------------------------------
+// ---- Interaction in the field ---------------------------------------------------------------------------------
 
 // Put a test image into the field.
 function take(n) {
@@ -151,7 +151,7 @@ function take(n) {
 }
 
 function listenToField(field) {
-  let tip = [FIELD / 2, FIELD / 2], down = false, erasing = false, rubs = false;  // down: a key holds the pen there
+  let tip = [FIELD / 2, FIELD / 2], down = false, erasing = false, rubs = false;  // down: a key put the pen down
   const moveTip = place => {
     tip = place.map(value => clamp(value, 0, FIELD));
     const share = value => `${value / FIELD * 100}%`;
@@ -161,7 +161,7 @@ function listenToField(field) {
     Object.assign(ink, {globalCompositeOperation: rubs ? "destination-out" : "source-over", lineCap: "round",
                         lineWidth: rubs ? ERASER : PEN});
     ink.beginPath();
-    ink.moveTo(tip[0] + 0.01, tip[1]);  // a dot, too, has a length
+    ink.moveTo(tip[0] + 0.01, tip[1]);  // so that a dot has a length, too
     moveTip(place);
     ink.lineTo(...tip);
     ink.stroke();
@@ -185,7 +185,7 @@ function listenToField(field) {
     if (drawing !== undefined) return;
     drawing = event.pointerId;
     field.setPointerCapture(drawing);
-    rubs = erasing || event.button === 2 || event.button === 5;  // 5: the other end of a pen
+    rubs = erasing || event.button === 2 || event.button === 5;  // 5: a pen's eraser
     moveTip(here(event));
     stroke(tip);
   };

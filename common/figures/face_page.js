@@ -3,12 +3,12 @@ const STRENGTH = 2;   // how far an attribute's slider goes, in differences of c
 const DEVIATIONS = 3; // how far a component's slider goes, in standard deviations of the training faces
 const {size, mean, components} = content;
 
-// Two faces: the ends of the walk. Each is {name, code, picture, rebuilt}, the last two canvases, the first of which
-// is null where there is no original.
+// Two faces: the ends of the walk. Each is {name, code, picture, rebuilt}; the last two are canvases, and picture is
+// null if there is no original.
 const ends = [null, null];
 const sliders = [];  // {input, direction}
 const faces = [];    // the test faces
-let marked = 0;      // the end that the next face becomes
+let marked = 0;      // the end that the next face replaces
 
 // ---- The networks, in a worker --------------------------------------------------------------------------------
 
@@ -70,7 +70,7 @@ function place() {
 }
 
 let busy = false, stale = false;
-async function refresh() {  // what has changed while a face was computed is shown by the next one
+async function refresh() {  // changes made while a face is computed show in the next one
   stale = true;
   if (busy) return;
   busy = true;
@@ -111,18 +111,18 @@ function choose(face) {
   mark(marked);
 }
 
-// Its reconstruction takes a moment; then it is chosen, unless a later one was.
+// The reconstruction takes a moment; then the face is chosen, unless a later one was.
 let latest;
 async function take(name, code, picture = null) {
   const face = latest = {name, code, picture, rebuilt: show(blank(), await decode(code))};
   if (latest === face) choose(face);
 }
 
-// ---- What a reader can do -------------------------------------------------------------------------------------
+// ---- Interaction ----------------------------------------------------------------------------------------------
 
 let playing, start;
 function play(time) {
-  start ??= time - $("walk").value % 1 * WALK;  // at the end: from the start again
+  start ??= time - $("walk").value % 1 * WALK;  // at the end, start over
   $("walk").value = (time - start) / WALK;
   update();
   if ($("walk").value < 1) playing = requestAnimationFrame(play);
@@ -178,7 +178,7 @@ async function addFaces() {
 
 async function begin() {
   document.title = $("title").textContent = content.title;
-  const celeba = content.source === "CelebA" ? " CelebA's licence forbids passing them on: share screenshots." : "";
+  const celeba = content.source === "CelebA" ? " CelebA's licence forbids sharing them: share screenshots only." : "";
   $("footer").textContent = `This page holds ${content.faces.codes.length} pictures of ${content.source}.${celeba}`;
   const {encoder, decoder} = content;
   await ask({networks: {encoder, decoder}});

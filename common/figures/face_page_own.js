@@ -1,10 +1,10 @@
-// A picture of one's own: a square of it, moved and zoomed, becomes a picture like the model's, and then a code.
+// Your own picture: a square of it, moved and zoomed, becomes a picture like the model's, and then a code.
 
-const FINE = 4;          // pixels of the crop, across and down, that are averaged to one of the model's
+const FINE = 4;          // pixels of the crop, across and down, that are averaged into one of the model's
 let own = null;          // the picture {image, x, y, side}: the square's centre and side in its pixels
 const touching = new Map();  // pointer -> where it is, as shares of the crop's sides
 
-// Draw the square onto a canvas. Where it reaches beyond the picture, that stretched over all of it fills the rest.
+// Draw the square onto a canvas. Where it reaches beyond the picture, a copy stretched over all of it fills the rest.
 function drawSquare(context) {
   const {image, x, y, side} = own, {width} = context.canvas, scale = width / side;
   context.imageSmoothingQuality = "high";
@@ -41,7 +41,7 @@ function cropped() {
 }
 
 let encoding = false, changed = false;
-async function encodeOwn() {  // as `refresh`: the last change counts
+async function encodeOwn() {  // like `refresh`: the last change counts
   drawCrop();
   changed = true;
   if (encoding) return;
@@ -59,7 +59,7 @@ async function open(file) {
     const image = await createImageBitmap(file);
     own = {image, x: image.width / 2, y: image.height / 2, side: Math.min(image.width, image.height)};
   } catch {
-    $("drop").textContent = `${file.name} is no picture that this browser can read. Choose another one.`;
+    $("drop").textContent = `This browser cannot read ${file.name} as a picture. Choose another one.`;
     $("drop").hidden = false;
     return;
   }
@@ -69,7 +69,7 @@ async function open(file) {
   later(encodeOwn);
 }
 
-// Bring what is at one place of the crop to another, and zoom by a factor there.
+// Move the point at one place of the crop to another place, and zoom by a factor there.
 function moveCrop(from, to, factor = 1) {
   if (!own) return;
   const {image} = own, least = Math.min(image.width, image.height);
@@ -91,7 +91,7 @@ function listenToPicture() {
     zoomCrop(2 ** $("zoom").value * own.side / Math.min(own.image.width, own.image.height));
   };
   document.addEventListener("dragover", event => event.preventDefault());
-  document.addEventListener("drop", event => {  // anywhere: otherwise the browser would leave the page for the picture
+  document.addEventListener("drop", event => {  // anywhere: otherwise the browser would leave the page to open it
     event.preventDefault();
     if (event.dataTransfer.files.length) open(event.dataTransfer.files[0]);
   });

@@ -1,5 +1,5 @@
-// Computes the networks beside the page, which therefore never waits. The first message brings them; then each names
-// one and its inputs, and is answered by its outputs under the same number.
+// Computes the networks in a thread of its own, so that the page never waits. The first message brings them; each later
+// one names a network and its inputs, and the answer holds the outputs under the same number.
 
 let loaded;
 

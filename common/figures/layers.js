@@ -1,5 +1,5 @@
-// The layers of a network, as layers.py writes them: a function for each kind, named as PyTorch's class. Values are
-// flat; maps have their channels last, so that what a kernel covers lies together.
+// The layers of a network, as layers.py writes them: a function for each kind, named after PyTorch's class. Values are
+// flat; maps have their channels last, so that the numbers under a kernel's row are adjacent.
 
 async function unpack(text, Values) {
   const bytes = Uint8Array.from(atob(text), character => character.charCodeAt(0));
@@ -7,7 +7,7 @@ async function unpack(text, Values) {
   return new Values(await new Response(stream).arrayBuffer());
 }
 
-async function unpackNibbles(text) {  // two in a byte
+async function unpackNibbles(text) {  // two per byte
   const bytes = await unpack(text, Uint8Array);
   return Uint8Array.from({length: 2 * bytes.length}, (_, n) => n % 2 ? bytes[n >> 1] & 15 : bytes[n >> 1] >> 4);
 }
@@ -35,14 +35,14 @@ const compute = {
   Conv2d(inputs, {weight, bias, width, kernel: [rows, columns], stride: [downward, across], padding: [above, left]}) {
     const outputs = bias.length, length = weight.length / outputs / rows, channels = length / columns;
     const size = rows * length, height = inputs.length / width / channels, line = (width + 2 * left) * channels;
-    const padded = new Float32Array((height + 2 * above) * line);  // zeros around, so that no edge is special below
+    const padded = new Float32Array((height + 2 * above) * line);  // zeros around, so that edges are not special
     for (let y = 0, row = width * channels; y < height; y++)
       padded.set(inputs.subarray(y * row, (y + 1) * row), (y + above) * line + left * channels);
     const wide = Math.floor((width + 2 * left - columns) / across) + 1;
     const high = Math.floor((height + 2 * above - rows) / downward) + 1;
     const result = new Float32Array(high * wide * outputs);
-    // Four outputs at two pixels together: each number that is read serves several of the eight sums. Where their
-    // count is odd, the last ones are computed twice.
+    // Four outputs at two pixels are computed together, since each number read serves several of the eight sums. If
+    // that doesn't divide their counts, the last ones are computed more than once.
     for (let first = 0; first < outputs; first += 4) {
       const [a, b, c, d] = [0, 1, 2, 3].map(n => Math.min(first + n, outputs - 1));
       const toB = (b - a) * size, toC = (c - a) * size, toD = (d - a) * size;
@@ -83,7 +83,7 @@ const compute = {
     return result;
   },
 
-  LayerNorm: (inputs, layer) => compute.GroupNorm(inputs, layer),  // each number is a channel of the only pixel
+  LayerNorm: (inputs, layer) => compute.GroupNorm(inputs, layer),  // each number is a channel of a single pixel
   SiLU: inputs => inputs.map(value => value / (1 + Math.exp(-value))),
 
   PixelShuffle(inputs, {factor, width, channels}) {

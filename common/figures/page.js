@@ -1,11 +1,11 @@
-// What the pages share.
+// Shared by the pages.
 
 const $ = id => document.getElementById(id);
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const content = JSON.parse($("content").textContent);
 
 const due = new Set();
-function later(...tasks) {  // each once, before the next frame
+function later(...tasks) {  // runs each once, before the next frame
   if (!due.size) requestAnimationFrame(() => { const now = [...due]; due.clear(); now.forEach(task => task()); });
   tasks.forEach(task => due.add(task));
 }
@@ -16,6 +16,6 @@ function normal() {  // two draws of N(0, 1): Box & Muller 1958
 }
 
 const fail = error => {
-  $("help").textContent = `This browser cannot show the page; one of 2023 or later can. (${error})`;
+  $("help").textContent = `This browser cannot show the page; one from 2023 or later can. (${error})`;
   throw error;
 };
