@@ -26,16 +26,16 @@ SCRIPT = "vanilla_ae"
 EPOCHS = 34
 BATCH_SIZE = 512  # in long runs; short ones take smaller batches unless --batch-size is given
 LEARNING_RATE = 4e-3
-LATENT_DIM = 2  # can be drawn
+LATENT_DIM = 2  # so that it can be drawn
 FREQUENCIES = 64  # of the decoder's sines and cosines
 
 
 class Waves(nn.Module):
     """Sines and cosines of learned projections of the latent vector, (B, D) -> (B, 2 * FREQUENCIES).
 
-    They give a decoder of two numbers sharp features from the start (Tancik et al. 2020, "Fourier Features Let
+    They let a decoder of two numbers form sharp features from the start (Tancik et al. 2020, "Fourier Features Let
     Networks Learn High Frequency Functions in Low Dimensional Domains"): the squared error falls by 1 to 3%, and
-    the 5-NN accuracy rises by 2 points. The VAE's latent space is smooth, and gains nothing from them.
+    the 5-NN accuracy rises by 2 points. The VAE's latent space is smooth and gains nothing from them.
     """
 
     def __init__(self, latent_dim: int):
@@ -85,7 +85,7 @@ class Autoencoder(nn.Module):
 def loss(model: Autoencoder, images: Tensor, noise: float = 0.0) -> dict[str, Tensor]:
     """The squared error summed over pixels, which is minimized, and its mean, which is reported; (B,) each.
 
-    With `noise`, the encoder sees noisy images, a new draw every time, and the decoder must reproduce the clean ones
+    With `noise`, the encoder sees images with fresh noise every time, and the decoder must reproduce the clean ones
     (Vincent et al. 2010, "Stacked Denoising Autoencoders").
     """
     inputs = add_noise(images, noise) if noise else images

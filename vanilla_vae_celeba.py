@@ -2,7 +2,7 @@
 
 python vanilla_vae_celeba.py --epochs 20                 train, then write images/4.png and the other figures
 python vanilla_vae_celeba.py --faces img_align_celeba.zip    read CelebA from this zip or folder
-python vanilla_vae_celeba.py --faces drawn --epochs 3    a quick try without any download
+python vanilla_vae_celeba.py --faces drawn --epochs 3    a quick try that downloads nothing
 python vanilla_vae_celeba.py --beta 1                    the ELBO itself: sharper reconstructions, worse samples
 python vanilla_vae_celeba.py --ae                        the same network as a plain autoencoder
 python vanilla_vae_celeba.py --resume                    continue after an interruption, or draw the figures again
@@ -29,12 +29,12 @@ EPOCHS = 20
 BATCH_SIZE = 64  # in long runs; short ones take smaller batches unless --batch-size is given
 LEARNING_RATE = 2e-3
 LATENT_DIM = 128
-BETA = 24.0  # sharp reconstructions and good samples together: the sweep in tests/measure/README.md
+BETA = 24.0  # balances sharp reconstructions and good samples: see the sweep in tests/measure/README.md
 WIDTHS = {32: (64, 96), 64: (64, 96, 192), 128: (64, 96, 192, 192)}  # size: channels at size/4, size/8, ..., 4 pixels
 
 
 class Norm(nn.GroupNorm):
-    """GroupNorm: like BatchNorm it speeds training up, but an image's code doesn't depend on its batch."""
+    """GroupNorm: it speeds up training as BatchNorm does, but an image's code doesn't depend on its batch."""
 
     def __init__(self, channels: int):
         super().__init__(8, channels)
@@ -94,7 +94,7 @@ def loss(model: VariationalAutoencoder, images: Tensor, beta: float = 1.0, ae: b
     p(x|z) is a Gaussian with a single variance for all pixels. In training it is the batch's mean squared error, its
     maximum-likelihood value (Rybkin et al. 2021, "Simple and Effective VAE Training with Calibrated Decoders"), so
     that the weight of the KL, `beta`, means the same at every image size. `ae` makes it an autoencoder: the code is
-    the mean, there is no KL, and "neg_elbo" is no bound.
+    the mean, there is no KL, and "neg_elbo" is not a bound.
     """
     mean, log_variance = model.encode(images)
     reconstruction = model.decode(mean if ae else reparameterize(mean, log_variance))
@@ -108,7 +108,7 @@ def loss(model: VariationalAutoencoder, images: Tensor, beta: float = 1.0, ae: b
 
 
 def calibrate(model: VariationalAutoencoder, mse: float) -> None:
-    """Give the decoder's Gaussian its maximum-likelihood variance for an epoch with that mean squared error."""
+    """Set the variance of p(x|z) to `mse`, an epoch's mean squared error, which maximizes the likelihood."""
     model.variance.fill_(mse)
 
 
@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> None:
         train_latent, latent = encode(train), encode(test)
         terms = training.evaluate(model, unweighted_loss, test, run.device)
         scores = {
-            "mse": run.batched(mse)(test).mean().item(),  # of the mean codes; that of `terms` is of samples
+            "mse": run.batched(mse)(test).mean().item(),  # of the codes' means; `terms` has that of samples
             "active_units": active_units(latent),
             "sigma": model.variance.sqrt().item(),
         }
@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> None:
         run.write_results(faces.source, scores)
 
         title = f"{'Autoencoder' if args.ae else f'VAE (beta {args.beta:g})'} on {faces.source}"
-        title += " (no CelebA here)" if faces.drawn else ""
+        title += " (not CelebA)" if faces.drawn else ""
         labels = None if faces.attributes is None else faces.attributes[faces.split == TRAIN][: args.limit]
         figures = FaceFigures(title, subtitle, args.images_dir, SCRIPT, test.cpu(), latent, train_latent, decode)
         figures.interpolation(args.images_dir / "4.png")

@@ -3,7 +3,7 @@
 python vanilla_vae_mnist.py                   train, then write images/3.png and the other figures
 python vanilla_vae_mnist.py --epochs 2 --limit 5000  a quick try
 python vanilla_vae_mnist.py --latent-dim 20   a larger latent space, for better likelihoods
-python vanilla_vae_mnist.py --beta 4          weigh the KL term more (Higgins et al. 2017)
+python vanilla_vae_mnist.py --beta 4          give the KL more weight (Higgins et al. 2017)
 python vanilla_vae_mnist.py --resume          continue after an interruption, or draw the figures again
 """
 
@@ -27,7 +27,7 @@ SCRIPT = "vanilla_vae_mnist"
 EPOCHS = 34
 BATCH_SIZE = 512  # in long runs; short ones take smaller batches unless --batch-size is given
 LEARNING_RATE = 4e-3
-LATENT_DIM = 2  # can be drawn
+LATENT_DIM = 2  # so that it can be drawn
 BETA = 1.0  # the evidence lower bound itself
 LIKELIHOOD_SAMPLES = 20  # per image, for the importance-weighted bound
 
@@ -43,7 +43,7 @@ class VariationalAutoencoder(nn.Module):
             *(nn.Linear(512, 128), nn.SiLU()),
             *(nn.Linear(128, 128), nn.SiLU()),
             *(nn.Linear(128, 128), nn.SiLU()),
-            nn.LayerNorm(128),  # as in the autoencoder; here the KL bounds the codes already
+            nn.LayerNorm(128),  # as in the autoencoder, although the KL already bounds the codes here
             nn.Linear(128, 2 * latent_dim),
         )
         self.decoder = nn.Sequential(
@@ -76,13 +76,13 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def log_probability(model: VariationalAutoencoder, images: Tensor, latent: Tensor) -> Tensor:
-    """log p(x|z) of independent Bernoulli pixels in nats, (B,); grey levels count as probabilities."""
+    """log p(x|z) of independent Bernoulli pixels in nats, (B,); grey levels are taken as probabilities."""
     logits = model.decode(latent)
     return -F.binary_cross_entropy_with_logits(logits, images, reduction="none").flatten(1).sum(dim=1)
 
 
 def loss(model: VariationalAutoencoder, images: Tensor, beta: float = 1.0) -> dict[str, Tensor]:
-    """The negative ELBO and its two terms in nats per image, (B,) each; "loss" weighs the KL by `beta`."""
+    """The negative ELBO and its two terms in nats per image, (B,) each; "loss" weights the KL by `beta`."""
     mean, log_variance = model.encode(images)
     recon = -log_probability(model, images, reparameterize(mean, log_variance))
     kl = kl_divergence(mean, log_variance)

@@ -130,7 +130,7 @@ def test_figures_show_the_faces_and_say_that_they_are_drawn(trained, model):
     own = {f"vanilla_vae_celeba_{name}.png" for name in ("reconstructions", "samples", "attributes", "curves")}
     assert names == {"4.png", "vanilla_vae_celeba_explorer.html"} | own
     rows, title = trained[1][:2]
-    assert "drawn faces (no CelebA here)" in title
+    assert "drawn faces (not CelebA)" in title
     test = to_float(select(trained[2].images, trained[2].split == celeba.TEST))
     rows = torch.from_numpy(rows).movedim(-1, 2)
     assert torch.equal(rows[0, 0], test[0]) and torch.equal(rows[0, -1], test[1])
