@@ -1,4 +1,4 @@
-"""How fast the project is, beside the way the same thing is usually written.
+"""How fast the project is, compared with the usual way of writing the same thing.
 
     python tests/measure/benchmark.py                        the table, in about five minutes on 2 cores
     python tests/measure/benchmark.py --rows steps precision    some of its rows
@@ -6,11 +6,11 @@
     python tests/measure/benchmark.py --recipes digits20     well-known recipes beside ours, see recipes.py
     python tests/measure/benchmark.py --device cuda          on a GPU, where our step is also compiled
 
-Ours and the usual way alternate in one process, so that a machine whose speed drifts slows both; the ratio is the
+Ours and the usual way alternate in one process, so that a drift in the machine's speed affects both; the ratio is the
 median over the rounds, with its range. "The usual way" is what tutorials and well-known repositories show, written as
 a competent user would: a torchvision Dataset with ToTensor, a DataLoader, fp32, contiguous layout, zero_grad, backward,
 step, and `.item()` in every step for the progress line; for faces a Dataset that decodes, crops, resizes and flips each
-picture in every epoch. The loader has as many workers as is fastest on 2 cores: none for digits, two for faces; with a
+picture in every epoch. The loader has the workers that are fastest on 2 cores: none for digits, two for faces; with a
 GPU, one per core. Networks, losses and batch sizes are the scripts' own on both sides; so are the optimizers' methods,
 in PyTorch's own implementation on the usual side: for faces AdamW alone, since its Muon takes no convolutions.
 """
@@ -59,9 +59,9 @@ from common.training.optimizer import hidden_weights  # noqa: E402
 ROUNDS = 5
 STEPS = 40  # of digits per round
 FACES = 1920
-COPIES = 4  # of each, where only their preparation is timed
+COPIES = 4  # of each, when only their preparation is timed
 FULL_CELEBA = 202_599
-PRODUCT = {"cpu": 2048, "cuda": 16_384}  # rows and columns of the matrix product that arithmetic is held against
+PRODUCT = {"cpu": 2048, "cuda": 16_384}  # rows and columns of the matrix product that arithmetic is compared with
 LAPTOP = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 ROWS = ("steps", "preparation", "precision", "start", "beside", "arithmetic", "growth", "memory")
 
@@ -85,7 +85,7 @@ FACE_VAE = Case(
 
 
 def ratios(ours: Callable[[], float], usual: Callable[[], float], rounds: int = ROUNDS) -> dict:
-    """Seconds of both, in turn, and the usual's over ours; the first round warms up and isn't counted."""
+    """Seconds of both, in turn, and the ratio of usual to ours; the first round warms up and isn't counted."""
     pairs = [(ours(), usual()) for _ in range(rounds + 1)][1:]
     found = sorted(slow / fast for fast, slow in pairs)
     return {
@@ -99,7 +99,7 @@ def ratios(ours: Callable[[], float], usual: Callable[[], float], rounds: int = 
 def our_seconds(
     case: Case, images: Tensor, device: torch.device, folder: Path, precision: str = "auto", epochs: int = 2
 ) -> float:
-    """The last epoch of the scripts' own loop on `images` (N, C, S, S) uint8, without building the model and saving it.
+    """Seconds of the last epoch of the scripts' own loop on `images` (N, C, S, S) uint8, without building and saving.
 
     The first epoch of a process compiles, and fills the allocator's cache.
     """
@@ -121,7 +121,7 @@ def our_seconds(
 
 
 def usual_optimizers(model: nn.Module, case: Case) -> list[torch.optim.Optimizer]:
-    """PyTorch's own, as they are when only the learning rate is chosen."""
+    """PyTorch's own, with defaults for all but the learning rate."""
     hidden, lr = hidden_weights(model), case.script.LEARNING_RATE
     if any(weight.ndim != 2 for weight in hidden):
         hidden = []
@@ -130,13 +130,13 @@ def usual_optimizers(model: nn.Module, case: Case) -> list[torch.optim.Optimizer
 
 
 def usual_seconds(case: Case, dataset: Dataset, workers: int, device: torch.device) -> float:
-    """An epoch the usual way."""
+    """The seconds of an epoch the usual way."""
     model = case.build().to(device)
     optimizers = usual_optimizers(model, case)
     loader = DataLoader(
         dataset, case.script.BATCH_SIZE, shuffle=True, num_workers=workers, pin_memory=device.type == "cuda"
     )
-    for _ in range(2):  # the second epoch, as ours
+    for _ in range(2):  # the second epoch counts, as in ours
         began, running = time.perf_counter(), 0.0
         for images, _ in loader:
             for optimizer in optimizers:
@@ -228,7 +228,7 @@ def precisions(device: torch.device, folder: Path) -> dict[str, dict]:
 
 
 def precisions_of_a_laptop(folder: Path) -> dict[str, dict]:
-    """The same in a process that is held to AVX2."""
+    """The same in a process limited to AVX2."""
     command = [sys.executable, __file__, "--rows", "precision", "--json", str(folder / "laptop.json")]
     subprocess.run(command, env=os.environ | LAPTOP, check=True, stdout=subprocess.DEVNULL)
     return json.loads((folder / "laptop.json").read_text())["precision"]
@@ -300,7 +300,7 @@ images = pixels.view(count, 64, 64, 3).permute(0, 3, 1, 2)
 split = torch.full((count,), 2, dtype=torch.uint8)
 split[:182_637], split[:162_770] = 1, 0
 script.load_faces = lambda *_: Faces(images, split, None, (), [], "blank faces", False)
-# Every image is read and every code kept, but to compute with all of them would take hours.
+# Every image is read and every code kept, but computing with all of them would take hours.
 script.random_flip = lambda batch: batch[:{vanilla_vae_celeba.BATCH_SIZE}]
 evaluate, batched = script.training.evaluate, run.evaluation.batched
 def evaluated(model, loss, images, device):
@@ -319,7 +319,7 @@ script.main(["--epochs", "1", "--batch-size", "512", "--device", device, "--run-
 
 
 def memory(folder: Path, device: torch.device) -> dict:
-    """Each script for an epoch and its figures; faces with a cache of CelebA's full size, every picture read."""
+    """Peak memory of each script for an epoch and its figures; faces have a cache of CelebA's size, read entirely."""
     flags = ("--epochs", 1, "--images-dir", folder / "images", "--data-dir", ROOT / "data", "--device", device.type)
     sizes = {
         name: peak_memory(sys.executable, ROOT / f"{name}.py", *flags, "--run-dir", folder / name)
@@ -331,7 +331,7 @@ def memory(folder: Path, device: torch.device) -> dict:
 
 
 def beside_the_epochs(folder: Path, pictures: Path, device: torch.device) -> dict[str, dict]:
-    """Seconds of each whole script with one epoch beside that epoch, and how often `import torch` fits into them."""
+    """Seconds that each script with one epoch takes outside that epoch, and those of `import torch`."""
 
     def seconds(*command: object) -> float:
         began = time.perf_counter()
@@ -371,7 +371,7 @@ def first_step_seconds(folder: Path, device: torch.device) -> float:
     flags += ("--data-dir", ROOT / "data", "--device", device.type)
     command = [sys.executable, "-u", ROOT / "vanilla_ae.py", *flags]
     began = time.perf_counter()
-    # Without a terminal, it prints a line an epoch.
+    # Without a terminal, it prints a line per epoch.
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(list(map(str, command)), text=True, **pipes) as process:
         for line in process.stdout:
@@ -434,17 +434,17 @@ def show(found: dict[str, dict]) -> None:
             low, high = row["range"]
             seconds = f"{row['ours']:.2f} s | the usual way {row['usual']:.2f} s"
             print(f"| {name} | {seconds} | **{row['ratio']:.1f}** ({low:.1f}-{high:.1f}) |")
-    for key, machine in (("precision", ""), ("laptop", ", held to AVX2")):
+    for key, machine in (("precision", ""), ("laptop", ", limited to AVX2")):
         for script, row in found.get(key, {}).items():
             print(
                 f"| `{script}.py`, per step{machine} | auto chooses {row['chosen']}: {row[row['chosen']]:.1f} ms | "
-                f"fp32 {row['fp32']:.1f} ms, bf16 {row['bf16']:.1f} ms | {row['cost']:.2f} times the better |"
+                f"fp32 {row['fp32']:.1f} ms, bf16 {row['bf16']:.1f} ms | {row['cost']:.2f} times the faster |"
             )
     if row := found.get("start"):
         print(f"| `vanilla_ae.py`, start to first training step | {row['seconds']:.1f} s | | |")
     for script, row in found.get("beside", {}).items():
         times = row["seconds"] / row["start"]
-        print(f"| `{script}.py`, beside its epochs | {row['seconds']:.1f} s | `import torch` {row['start']:.1f} s "
+        print(f"| `{script}.py`, outside its epochs | {row['seconds']:.1f} s | `import torch` {row['start']:.1f} s "
               f"| {times:.1f} |")  # fmt: skip
     if rate := found.get("arithmetic"):
         print(
@@ -460,17 +460,17 @@ def show(found: dict[str, dict]) -> None:
 
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    flags.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which rows (default: all)")
+    flags.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="rows to measure (default: all)")
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     flags.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to compute")
-    flags.add_argument("--recipes", nargs="*", metavar="GROUP", help="instead, what recipes.py does with these groups")
+    flags.add_argument("--recipes", nargs="*", metavar="GROUP", help="run recipes.py with these groups instead")
     args = flags.parse_args()
     if args.recipes is not None:
         recipes.main([*args.recipes, "--device", args.device])
         return
     began = time.perf_counter()
     device = choose_device(args.device)
-    torch.set_flush_denormal(True)  # as the scripts do; both sides have the use of it
+    torch.set_flush_denormal(True)  # as the scripts do; both sides benefit
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(args.rows, device, Path(folder))

@@ -3,8 +3,8 @@
 python tests/measure/claims.py digits      the tables and figures of MNIST
 python tests/measure/claims.py faces       those of faces (--faces as in vanilla_vae_celeba.py)
 
-The models are those of the scripts with their default flags but --latent-dim, --noise and --ae. A finished run in
-runs/SCRIPT is used where it is the wanted one; others are trained into runs/claims, once.
+The models are those of the scripts, with default flags except --latent-dim, --noise and --ae. A finished run in
+runs/SCRIPT is used if it is the one needed; others are trained once, in runs/claims.
 """
 
 import itertools
@@ -60,7 +60,7 @@ class Model:
 
 
 class Classifier(nn.Module):
-    """(B, C, S, S) in [0, 1] -> `outputs` logits: a small convolutional network whose features are the measure."""
+    """(B, C, S, S) in [0, 1] -> `outputs` logits: a small convolutional network whose features are compared."""
 
     def __init__(self, channels: int, size: int, outputs: int):
         super().__init__()
@@ -84,9 +84,9 @@ def shifted(images: Tensor, most: int) -> Tensor:
 def trained_classifier(
     images: Tensor, targets: Tensor, epochs: int, device: torch.device, path: Path, batch_size: int = 256
 ) -> Classifier:
-    """A classifier of `images` (N, C, S, S) uint8: into classes for targets (N,), of attributes for (N, A) bool.
+    """A classifier of `images` (N, C, S, S) uint8: of classes for targets (N,), of attributes for (N, A) bool.
 
-    Kept at `path`, and read from there if it was trained on the same images.
+    It is kept at `path`, and read from there if it was trained on the same images.
     """
     single = targets.ndim == 1
     outputs = int(targets.max()) + 1 if single else targets.shape[1]
@@ -122,7 +122,7 @@ def trained_classifier(
 
 
 def load(model: nn.Module, state: dict, path: Path) -> None:
-    """Fill `model` from a checkpoint. Raises UserError where it is of another architecture."""
+    """Fill `model` from a checkpoint. Raises UserError if it is of another architecture."""
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
@@ -132,9 +132,9 @@ def load(model: nn.Module, state: dict, path: Path) -> None:
 def finished_run(
     script: ModuleType, choices: Sequence[str], args: Namespace, faces: str | None = None
 ) -> tuple[dict, Path]:
-    """The checkpoint of `script` with the flags `choices`, and its path; trained if it is not there.
+    """The checkpoint of `script` with the flags `choices`, and its path; trained first if absent.
 
-    `faces` is what the script writes down of its pictures.
+    `faces` is the script's description of its pictures.
     """
     if args.epochs:
         choices = [*choices, "--epochs", str(args.epochs)]
@@ -193,7 +193,7 @@ def generators() -> list[torch.Generator]:
 
 
 def ways_of_drawing(train_codes: Tensor, codes: Tensor) -> dict[str, list[Tensor]]:
-    """Latent points (N, D), as many as `codes`, of each way to make new images; one draw a seed where it is random."""
+    """Latent points (N, D), as many as `codes`, of each way to make new images; one draw per seed if random."""
     mean, factor = fit_gaussian(train_codes)
     found: dict[str, list[Tensor]] = {"reconstructions": [codes], "N(0, I)": [], "fitted Gaussian": [], "midpoints": []}
     for generator in generators():
@@ -216,8 +216,8 @@ def realism(
 ) -> tuple[list[str], list[list[str]], dict]:
     """Fréchet distances to the test images of reconstructions, samples and midpoints of random pairs.
 
-    `codes` are those of the train and the test images; `confident` adds the share of images to one class of which
-    the classifier gives more than 90%. Returns a header, rows for a table, and the numbers.
+    `codes` are those of the train and the test images; `confident` adds the share of images that the classifier
+    assigns to one class with more than 90%. Returns a header, rows for a table, and the numbers.
     """
 
     def judge(images: Tensor) -> list[float]:
@@ -281,8 +281,8 @@ def claims_of_digits(args: Namespace) -> None:
         linear = [with_spread([100 * value for value in found], 1) for found in results[name]["linear"].values()]
         rows.append([name, "" if error is None else f"{error:.4f}", f"{100 * accuracy:.1f}", *linear])
     table(
-        "Dimensionality reduction and feature extraction: test MSE; test accuracy in % of 5 nearest neighbours, and of "
-        f"a linear classifier trained with so many labels (± over {SEEDS} draws of them, one model a row)",
+        "Dimensionality reduction and feature extraction: test MSE; test accuracy in % of 5 nearest neighbours and of "
+        f"a linear classifier trained with so many labels (± over {SEEDS} draws of them, one model per row)",
         ["code, dimensions", "MSE", "5-NN", *(f"{count:,} labels" for count in LABELS)],
         rows,
     )
@@ -364,14 +364,14 @@ def face_model(plain: bool, faces: Faces, args: Namespace, device: torch.device)
 
 
 def claims_of_faces(args: Namespace) -> None:
-    """Raises UserError where the pictures have no attributes, or where there are too few to test with."""
+    """Raises UserError if the pictures have no attributes, or if there are too few to test with."""
     device = choose_device(args.device)
     faces = load_faces(args.faces, args.data_dir)
     if faces.attributes is None:
         raise UserError(f"{faces.source} has no attributes to train a classifier with: add list_attr_celeba.txt")
     train, test = (select(faces.images, faces.split == part) for part in (TRAIN, TEST))
     if len(test) < FEATURES:
-        raise UserError(f"{len(test)} test faces in {faces.source} are too few to measure with: it takes {FEATURES}")
+        raise UserError(f"{len(test)} test faces in {faces.source} are too few: at least {FEATURES} are needed")
     models = {
         "AE": face_model(True, faces, args, device),
         "VAE": face_model(False, faces, args, device),
@@ -412,13 +412,13 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add = flags.add_argument
     add("data", choices=("digits", "faces"), help="which claims")
     add("--faces", metavar="PATH", help="a zip or folder of pictures, or the word drawn, as in vanilla_vae_celeba.py")
-    add("--noise", type=cli.number(float, 0, above=True), default=0.5, help="that the denoising autoencoder removes")
-    add("--epochs", type=cli.positive_int, help="of the runs that are missing (default: each script's own)")
-    add("--limit", type=cli.positive_int, metavar="N", help="train them on the first N images only (a quick try)")
-    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, else the CPU")
-    add("--data-dir", type=Path, default=Path("data"), help="where the data sets are, or go")
-    add("--images-dir", type=Path, default=Path("images"), help="where the figures go")
-    add("--runs-dir", type=Path, default=Path("runs"), help="where runs are, or go")
+    add("--noise", type=cli.number(float, 0, above=True), default=0.5, help="standard deviation of the noise to remove")
+    add("--epochs", type=cli.positive_int, help="epochs of missing runs (default: each script's own)")
+    add("--limit", type=cli.positive_int, metavar="N", help="train those on the first N images only (a quick try)")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, if any")
+    add("--data-dir", type=Path, default=Path("data"), help="folder of the data sets, downloaded if absent")
+    add("--images-dir", type=Path, default=Path("images"), help="folder for the figures")
+    add("--runs-dir", type=Path, default=Path("runs"), help="folder for the runs")
     return flags.parse_args(argv)
 
 

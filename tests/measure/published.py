@@ -23,8 +23,8 @@ class Recipe:
 
     loss: of a model and a batch in [0, 1], the number to minimize.
     optimizer: made from the parameters.
-    published, epochs: how long it was published to train; how much of that is measured here.
-    schedule: of the optimizer, the steps per epoch and the epochs; stepped after every batch.
+    published, epochs: the published number of epochs; how many of them are measured here.
+    schedule: made from the optimizer, the steps per epoch and the epochs; stepped after every batch.
     loader: whether its batches come from torchvision's files through a DataLoader, or from one tensor on the device.
     """
 
@@ -67,13 +67,13 @@ Batches = Callable[[Recipe], Iterator[Iterable[Tensor]]]
 
 
 class GaussianCoder(nn.Module):
-    """A VAE out of a body (B, C, S, S) -> (B, features), two heads on it, and a decoder (B, D) -> (B, C, S, S)."""
+    """A VAE built from a body (B, C, S, S) -> (B, features), two heads on it, and a decoder (B, D) -> (B, C, S, S)."""
 
     def __init__(self, body: nn.Module, features: int, latent_dim: int, decoder: nn.Module):
         super().__init__()
         self.body, self.decoder = body, decoder
         self.mean, self.log_variance = nn.Linear(features, latent_dim), nn.Linear(features, latent_dim)
-        self.register_buffer("variance", torch.ones(()))  # the scripts' loss of faces asks for it; no score uses it
+        self.register_buffer("variance", torch.ones(()))  # the face script's loss needs it; no score uses it
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.body(images)
@@ -84,7 +84,7 @@ class GaussianCoder(nn.Module):
 
 
 class Coder(nn.Module):
-    """An autoencoder out of two halves."""
+    """An autoencoder built from two halves."""
 
     def __init__(self, encode: nn.Module, decode: nn.Module):
         super().__init__()
@@ -92,7 +92,7 @@ class Coder(nn.Module):
 
 
 def sampled(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """What the decoder makes of a sample of q(z|x), and the KL (B,)."""
+    """The decoded sample of q(z|x), and the KL (B,)."""
     mean, log_variance = model.encode(images)
     kl = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(dim=1)
     return model.decode(mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)), kl
@@ -147,7 +147,7 @@ def pytorch(our_data_path: bool = False) -> Recipe:
 
 
 def plain(*hidden: int, latent_dim: int) -> Recipe:
-    """What someone who trains networks daily writes in twenty lines; of nobody's in particular.
+    """What a daily practitioner might write in twenty lines; nobody's in particular.
 
     Linear layers with ReLU, a uint8 tensor on the device, a fused AdamW in one cycle, batches of 256, 10 epochs. Its
     learning rate is the best of 1e-3, 2e-3, 4e-3 and 8e-3 on held-out training digits.
@@ -170,7 +170,7 @@ def as_keras(model: nn.Module) -> nn.Module:
 
 
 def keras_adam(weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Keras' Adam as it is by default."""
+    """Keras' Adam with its default settings."""
     return torch.optim.Adam(weights, 1e-3, eps=1e-7)
 
 
@@ -183,7 +183,7 @@ def keras() -> Recipe:
     """Keras' example by François Chollet, keras.io/examples/generative/vae.
 
     Convolutions of 32 and 64 channels with stride 2, a dense layer of 16, two dimensions, transposed convolutions back;
-    Adam, batches of 128, 30 epochs. It trains on the test digits too, and here on the training digits alone.
+    Adam, batches of 128, 30 epochs. It trains on the test digits too; here, on the training digits alone.
     """
 
     def build() -> nn.Module:
@@ -197,7 +197,7 @@ def keras() -> Recipe:
 
 
 def parametric_umap() -> Recipe:
-    """The autoencoder that the paper of Parametric UMAP compares with (Sainburg, McInnes & Gentner 2021).
+    """The autoencoder that the Parametric UMAP paper compares with (Sainburg, McInnes & Gentner 2021).
 
     github.com/timsainb/ParametricUMAP_paper, mnist-ae-only-embedding.ipynb: convolutions of 64 and 128 channels with
     stride 2 and no padding, a dense layer of 512, two dimensions; back by dense layers and transposed convolutions.

@@ -1,16 +1,16 @@
-"""Well-known recipes beside ours: the score after so many seconds of training.
+"""Well-known recipes compared with ours: test scores over seconds of training.
 
     python tests/measure/recipes.py                        digits: a table, and images/recipes.png
     python tests/measure/recipes.py faces --faces PATH     faces (--faces as in vanilla_vae_celeba.py)
-    python tests/measure/recipes.py --draw                 the table and the figure again, from what was measured
+    python tests/measure/recipes.py --draw                 the table and the figure again, from earlier measurements
 
 Each recipe is written from its published settings, trained on the same images as ours, and scored by the scripts' own
 functions on the same test split. Ours is run as a user runs it, `python SCRIPT.py --epochs N`, once for each budget: N
 is as many epochs as fit into a quarter of the recipe's time, a half, the whole, and twice that. Recipes and ours
-alternate. Seconds are of training alone: neither loading nor scoring counts.
+alternate. Only training is timed, neither loading nor scoring.
 
-RUNS_DIR/measure/recipes.json keeps every run as soon as it ends, and runs that are there are not repeated: remove the
-file to measure anew.
+RUNS_DIR/measure/recipes.json keeps every run as soon as it ends, and runs in it are not repeated: remove the file to
+measure again.
 """
 
 import argparse
@@ -51,8 +51,8 @@ from common.metrics import knn_accuracy  # noqa: E402
 from common.training import checkpoint  # noqa: E402
 from common.training.device import choose_device, keep_freed_memory  # noqa: E402
 
-MARKS = (0.1, 0.25, 0.5, 0.75, 1)  # the shares of a recipe's epochs after which it is scored, and after its first
-FULL = 0.85  # the share of a budget that is enough: no longer run of ours is tried
+MARKS = (0.1, 0.25, 0.5, 0.75, 1)  # the shares of a recipe's epochs after which it is scored, besides the first
+FULL = 0.85  # the share of a budget that is enough: no longer run of ours is needed
 QUICK = {"digits": 2000, "faces": 600}  # images
 NEG_ELBO = Score("neg_elbo_grey", "-ELBO (nats per image)", ".1f")
 MSE, KNN = Score("mse", "MSE", ".4f"), Score("knn", "5-NN accuracy", ".1%", more=True)
@@ -79,12 +79,12 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Task:
-    """A group's data: training images (N, C, S, S) uint8, the recipes' batches, and what scores a model of theirs."""
+    """A group's data: training images (N, C, S, S) uint8, the recipes' batches, and functions to score models."""
 
     images: Tensor
     batches: Batches
     score: Callable[[nn.Module], Scores]
-    score_ours: Callable[[Path], Scores]  # from the folder of a run of ours
+    score_ours: Callable[[Path], Scores]  # takes the folder of a run of ours
     faces: bool = False
 
 
@@ -124,7 +124,7 @@ def digits_task(group: Group, args: Namespace, device: torch.device) -> Task:
 
 
 def faces_task(group: Group, args: Namespace, device: torch.device) -> Task:
-    """Raises UserError where the pictures have no attributes for the classifier of the Fréchet distances."""
+    """Raises UserError if the pictures have no attributes for the classifier of the Fréchet distances."""
     faces = load_faces(args.faces, args.data_dir)
     if faces.attributes is None:
         raise UserError(f"{faces.source} has no attributes to train a classifier with: add list_attr_celeba.txt")
@@ -166,7 +166,7 @@ def faces_task(group: Group, args: Namespace, device: torch.device) -> Task:
 def tensor_batches(
     recipe: Recipe, images: Tensor, augment: Callable[[Tensor], Tensor] = lambda batch: batch
 ) -> Iterator[Iterator[Tensor]]:
-    """Epoch after epoch, its shuffled batches in [0, 1], gathered from `images` where they lie."""
+    """Epoch after epoch, its shuffled batches in [0, 1], gathered from `images` on their device."""
     epoch = 0
     while True:
         order = shuffled_batches(len(images), recipe.batch_size, stream_seed("recipes", epoch), images.device)
@@ -175,28 +175,28 @@ def tensor_batches(
 
 
 def measured(recipe: Recipe, task: Task, epochs: int, device: torch.device) -> dict:
-    """Train the recipe, and score it after some of its epochs: its settings, and a curve of seconds and scores."""
+    """Train the recipe, and score it after some of its epochs: its size, and a curve of seconds and scores."""
     torch.manual_seed(1)
     model = recipe.build().to(device)
     marks = {1, *(math.ceil(share * epochs) for share in MARKS)}
     curve: list[Scores] = []
     for epoch, seconds in recipe.train(model, task.batches(recipe), len(task.images), epochs):
         if epoch in marks:
-            # Scoring seeds the generator, and every epoch after it would otherwise draw the same noise.
+            # Scoring seeds the generator: every epoch after it would otherwise draw the same noise.
             with torch.random.fork_rng():
                 curve.append({"epochs": epoch, "seconds": seconds, **task.score(model)})
     return {"parameters": sum(weight.numel() for weight in model.parameters()), "curve": curve}
 
 
 def run_script(script: str, flags: list[str]) -> None:
-    """Run one of the scripts as a user does. Raises UserError, with its last line, where it fails."""
+    """Run one of the scripts as a user does. Raises UserError, with its last line, if it fails."""
     done = subprocess.run([sys.executable, str(ROOT / f"{script}.py"), *flags], capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{script}.py {' '.join(flags)} failed: {done.stderr.strip().splitlines()[-1:]}")
 
 
 def our_run(group: Group, epochs: int, task: Task, folder: Path, args: Namespace) -> Scores:
-    """The seconds and scores of ours with so many epochs."""
+    """The seconds and scores of our run of so many epochs."""
     flags = [*group.flags, "--epochs", str(epochs), "--run-dir", str(folder), "--images-dir", str(folder / "images")]
     flags += ["--data-dir", str(args.data_dir), "--device", args.device]
     flags += ["--limit", str(len(task.images))] if args.quick else []
@@ -208,9 +208,9 @@ def our_run(group: Group, epochs: int, task: Task, folder: Path, args: Namespace
 
 
 def within(budget: float, run: Callable[[int], None], runs: dict[int, Scores]) -> int | None:
-    """The most epochs of ours whose training took at most `budget` seconds; None where a single one takes longer.
+    """The most epochs of ours whose training took at most `budget` seconds; None if a single one takes longer.
 
-    `runs` are those already made, by epochs; `run` makes another and adds it there.
+    `runs` holds those already made, by epochs; `run` makes another and adds it.
     """
     run(1)
     while True:
@@ -260,7 +260,7 @@ def stem(args: Namespace) -> str:
 
 
 def group_name(text: str) -> str:
-    # argparse would hold a default list against its `choices` as a whole.
+    # argparse would compare a default list as a whole with its `choices`.
     if text not in GROUPS:
         raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(GROUPS)}")
     return text
@@ -272,15 +272,15 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add = flags.add_argument
     digits = [name for name in GROUPS if name != "faces"]
     add("groups", nargs="*", type=group_name, default=digits, help=f"which recipes, of {', '.join(GROUPS)}")
-    add("--quick", action="store_true", help="an epoch each of a few images, into files of their own")
+    add("--quick", action="store_true", help="one epoch each on a few images, in separate files")
     scale = cli.number(float, 0, above=True)
     add("--epochs-scale", type=scale, default=1.0, help="shorten the recipes by this factor, and ours with them")
-    add("--draw", action="store_true", help="measure nothing: the tables and the figure of what was measured")
+    add("--draw", action="store_true", help="measure nothing: show the tables and the figure of earlier measurements")
     add("--faces", metavar="PATH", help="a zip or folder of pictures, or the word drawn, as in vanilla_vae_celeba.py")
-    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, else the CPU")
-    add("--data-dir", type=Path, default=Path("data"), help="where the data sets are, or go")
-    add("--images-dir", type=Path, default=Path("images"), help="where the figure goes")
-    add("--runs-dir", type=Path, default=Path("runs"), help="where runs are, or go")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, if any")
+    add("--data-dir", type=Path, default=Path("data"), help="folder of the data sets, downloaded if absent")
+    add("--images-dir", type=Path, default=Path("images"), help="folder for the figure")
+    add("--runs-dir", type=Path, default=Path("runs"), help="folder for the runs")
     return flags.parse_args(argv)
 
 
@@ -291,7 +291,7 @@ def main(argv: list[str] | None = None) -> None:
     if not args.draw:
         files.check_writable(args.images_dir)
         files.check_writable(path.parent)
-        torch.set_flush_denormal(True)  # As the scripts do: the recipes gain from it too.
+        torch.set_flush_denormal(True)  # As the scripts do: the recipes benefit too.
         keep_freed_memory()
         machine = f"{os.cpu_count()} cores ({platform.machine()})"
         kept |= {"machine": machine, "torch": torch.__version__, "began": time.strftime("%Y-%m-%d %H:%M")}
@@ -299,7 +299,7 @@ def main(argv: list[str] | None = None) -> None:
             measure(name, kept["groups"].setdefault(name, {}), functools.partial(files.write_json, path, kept), args)
     groups = {name: kept["groups"][name] for name in GROUPS if name in kept["groups"]}
     if not groups:
-        raise UserError(f"nothing was measured yet: {path} is not there")
+        raise UserError(f"nothing has been measured yet: {path} does not exist")
     for name, found in groups.items():
         print_table(GROUPS[name], found)
     print(f"\nOn {kept['machine']}, PyTorch {kept['torch']}, begun {kept['began']}")

@@ -29,7 +29,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Group:
-    """Recipes for one task, and the script of ours with the flags that do it. The figure shows the first two scores."""
+    """Recipes for one task, and our script with the flags for it. The figure shows the first two scores."""
 
     title: str
     script: ModuleType
@@ -43,10 +43,10 @@ class Group:
 
 
 def as_soon(score: Score, target: float, runs: list[Scores]) -> tuple[float, bool]:
-    """The seconds after which ours, `runs` from the shortest to the longest, is as good as `target`; infinity if never.
+    """The seconds until ours, `runs` from the shortest to the longest, is as good as `target`; infinity if never.
 
-    Between two runs, the score is taken to be linear in the logarithm of the seconds. The second value is whether the
-    shortest run is as good already, so that the time may be shorter still.
+    Between two runs, the score is taken to be linear in the logarithm of the seconds. The second value is whether even
+    the shortest run is as good, so that the time may be shorter still.
     """
     sign = 1 if score.more else -1
     before = None
@@ -62,7 +62,7 @@ def as_soon(score: Score, target: float, runs: list[Scores]) -> tuple[float, boo
 
 
 def our_line(found: dict) -> list[Scores]:
-    """The runs of ours, from the shortest to the longest."""
+    """Our runs, from the shortest to the longest."""
     return sorted(found["ours"].values(), key=lambda point: point["seconds"])
 
 
@@ -84,14 +84,14 @@ def print_table(group: Group, found: dict) -> None:
                 fits = row["ours"].get(label)
                 cells.append(f"{found['ours'][str(fits)][score.key]:{score.form}} ({fits})" if fits else "")
             seconds, at_most = as_soon(score, last[score.key], our_line(found))
-            soon = f"{'at most ' * at_most}{seconds:.1f} s, **{last['seconds'] / seconds:.1f}** times as soon"
+            soon = f"{'at most ' * at_most}{seconds:.1f} s, **{last['seconds'] / seconds:.1f}** times as fast"
             cells.append("" if score.more is None else soon if math.isfinite(seconds) else "not yet")
             print(f"| {' | '.join(cells)} |")
 
 
 def draw(groups: dict[str, Group], measured: dict[str, dict], path: Path) -> None:
-    """Seconds across, score up, better above: a row for each measured group, a column for each of two scores."""
-    figure = sheets.new(10, 3.2 * len(measured) + 0.4, "Test scores after so many seconds of training")
+    """Plot scores over seconds, better ones higher: a row for each measured group, a column for each of two scores."""
+    figure = sheets.new(10, 3.2 * len(measured) + 0.4, "Test scores over seconds of training")
     rows = figure.subplots(len(measured), 2, squeeze=False)
     for (name, found), panels in zip(measured.items(), rows, strict=True):
         group, ours = groups[name], our_line(found)
@@ -100,7 +100,7 @@ def draw(groups: dict[str, Group], measured: dict[str, dict], path: Path) -> Non
         for score, axes in zip(group.scores, panels, strict=False):
             for label, curve in lines.items():
                 _plot(axes, curve, score, label=label, markersize=3)
-            script = f"{group.script.SCRIPT}.py, a run for each point"
+            script = f"{group.script.SCRIPT}.py, one run per point"
             _plot(axes, ours, score, label=script, markersize=4, color="black", linewidth=2)
             for point in ours:
                 place = (point["seconds"], point[score.key])
