@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 
 
 def offline_chromium(profile: Path) -> webdriver.Chrome:
-    """The browser, to be quit after use; skips the test where there is none."""
+    """The browser, to be quit after use; skips the test if there is none."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and driver):
         pytest.skip("needs a browser: apt-get install chromium chromium-driver")
@@ -39,7 +39,7 @@ def offline_chromium(profile: Path) -> webdriver.Chrome:
 
 
 class Page:
-    """A page that is open in the browser, and what a person sees and does there."""
+    """A page that is open in the browser, with the views and actions of a person there."""
 
     def __init__(self, browser, path, width=1280, height=1000, dark=False):
         self.browser = browser
@@ -56,7 +56,7 @@ class Page:
         return self.browser.execute_script(script, *arguments)
 
     def settle(self) -> None:
-        """Wait until what is due is drawn."""
+        """Wait until pending drawing is done."""
         self.browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(() => arguments[0]()))")
 
     def find(self, name: str):
@@ -66,7 +66,7 @@ class Page:
         return self.find(name).text
 
     def decode(self, places: torch.Tensor) -> torch.Tensor:
-        """What the page decodes at places (N, 2): grey levels (N, 784)."""
+        """The images that the page decodes at places (N, 2): grey levels (N, 784)."""
         levels = "return arguments[0].map(place => Array.from(decode(place), grey => Math.round(grey * 1e4)))"
         return torch.tensor(self.run(levels, places.tolist())) / 1e4
 

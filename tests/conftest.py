@@ -1,4 +1,4 @@
-"""What several tests share: small data, and the scripts run as a user runs them."""
+"""Shared by several tests: small data, and ways to run the scripts as a user does."""
 
 import contextlib
 import gzip
@@ -21,11 +21,11 @@ from common.data.drawn_faces import draw_faces
 
 ROOT = Path(__file__).parents[1]
 
-# A shell that starts the tests in the background lets them, and the scripts that they start, ignore Ctrl-C.
+# A shell that starts the tests in the background makes them, and the scripts that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# On models as small as those of the tests, several threads spend their time waiting for one another, most of all where
-# other programs run. Processes that tests start get OMP_NUM_THREADS=1 for the same bits.
+# With models as small as those of the tests, several threads mostly wait for one another, especially on a shared
+# machine. Processes started by tests get OMP_NUM_THREADS=1, for bit-identical results.
 torch.set_num_threads(1)
 
 
@@ -106,7 +106,7 @@ def make_run(folder, **changes):
 
 
 def train(model, loss, run, batch_size=4, after=lambda: None):
-    """The loop of the scripts on `IMAGES`, with a call `after` each epoch; the run's history."""
+    """The loop of the scripts on `IMAGES`, with a call `after` each epoch; returns the run's history."""
     step = run.prepare(model, loss, IMAGES[:batch_size])
     optimizer = training.Optimizer(model, run.args.lr, run.precision)
     for epoch in run.epochs(model, optimizer, IMAGES, batch_size):
@@ -121,7 +121,7 @@ def train(model, loss, run, batch_size=4, after=lambda: None):
 
 @contextlib.contextmanager
 def recorded(module, *names):
-    """The arguments of the first call of each of these functions of `module`, which are called all the same."""
+    """The arguments of the first call to each of these functions of `module`, which still run."""
     calls = {}
     with pytest.MonkeyPatch.context() as patch:
         for name in names:
@@ -136,14 +136,14 @@ def recorded(module, *names):
 
 
 class NoFigures:
-    """In the place of a script's figures, where a test is about its numbers."""
+    """Stands in for a script's figures when a test is about its numbers."""
 
     def __getattr__(self, name):
         return lambda *_, **__: {}
 
 
 def draw_nothing(patch, *scripts):
-    """Let these scripts draw no figures and write no page until `patch`, a MonkeyPatch, is undone."""
+    """Keep these scripts from drawing figures and writing pages until `patch`, a MonkeyPatch, is undone."""
     for script in scripts:
         faces = hasattr(script, "face_page")
         figures, page = ("FaceFigures", "face_page") if faces else ("DigitFigures", "digit_page")
@@ -152,7 +152,7 @@ def draw_nothing(patch, *scripts):
 
 
 def ends_in_one_line(capsys, main):
-    """Call `main` as a script does, which must end it with one line on the console: its exit code, and the line."""
+    """Call `main` as a script does; it must exit with one line on the console. Returns its exit code and the line."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as ending:
         cli.run(main)
@@ -163,7 +163,7 @@ def ends_in_one_line(capsys, main):
 
 
 class Payload:
-    """What a hostile pickle holds: unpickling it creates the file `path`."""
+    """The content of a hostile pickle: unpickling it creates the file `path`."""
 
     def __init__(self, path):
         self.path = path
@@ -173,14 +173,14 @@ class Payload:
 
 
 def real_faces():
-    """The folder of real CelebA: data/celeba, or the one that the environment variable CELEBA names; None without."""
+    """The folder of real CelebA: data/celeba, or the one that the environment variable CELEBA names; otherwise None."""
     folders = [ROOT / "data/celeba", *([Path(os.environ["CELEBA"])] if "CELEBA" in os.environ else [])]
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
 @pytest.fixture(scope="session")
 def few_real_faces(tmp_path_factory):
-    """A folder like CelebA's with some 700 of its pictures; without CelebA, what needs them is skipped."""
+    """A folder like CelebA's with some 700 of its pictures; without CelebA, tests that need them are skipped."""
     if (real := real_faces()) is None:
         pytest.skip("real CelebA is neither in data/celeba nor where CELEBA says")
     folder = tmp_path_factory.mktemp("celeba")

@@ -12,7 +12,7 @@ from common import training
 
 
 class Recorder:
-    """In the place of an optimizer: keeps each step's gradients and changes no weight."""
+    """Stands in for an optimizer: keeps each step's gradients and changes no weight."""
 
     def __init__(self, model):
         self.model, self.steps, self.lr = model, [], 0.0
@@ -24,7 +24,7 @@ class Recorder:
 
 
 def gradients(folder: Path) -> tuple[float, list[dict[str, torch.Tensor]]]:
-    """The mean loss, and the gradient of each weight in each step; where there are several processes, the first's."""
+    """The mean loss, and the gradient of each weight in each step; with several processes, those of the first."""
     flags = {"resume": False, "device": "cpu", "precision": "fp32", "compile": False}
     args = Namespace(epochs=1, seed=0, lr=1.0, run_dir=folder, images_dir=folder, **flags)
     with training.start("test", args) as run:

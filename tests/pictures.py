@@ -1,4 +1,4 @@
-"""What the tests of faces share: small pictures, written as zips and folders, and what every load promises."""
+"""Shared by the tests of faces: small pictures, written as zips and folders, and the checks of every load."""
 
 import io
 import zipfile
@@ -29,7 +29,7 @@ def drawn_pictures(count: int, size: tuple[int, int]) -> list[Image.Image]:
 NUMBERS = [1, 2, 3, 17, 162_769, 162_770, 162_771, 170_000, 182_637, 182_638, 200_001, 202_599]
 NAMES = [f"{number:06d}.jpg" for number in NUMBERS]
 ALIGNED = {name: encoded(face, quality=90) for name, face in zip(NAMES, drawn_pictures(12, (178, 218)), strict=True)}
-# 150 pictures of one's own, of which one may be broken.
+# 150 pictures of your own, of which one may be broken.
 PHOTOS = {f"{index:03d}.png": encoded(face, "PNG") for index, face in enumerate(drawn_pictures(150, (20, 24)))}
 
 
@@ -61,7 +61,7 @@ def load(path: Path | None, data_dir: Path, size: int = SIZE) -> Faces:
 
 
 def refusal(path: Path | None, data_dir: Path) -> str:
-    """The message with which `path` is refused: one line, and nothing of it left behind."""
+    """The message with which `path` is refused: one line, with no cache left behind."""
     with pytest.raises(UserError) as caught:
         load(path, data_dir)
     assert "\n" not in str(caught.value)

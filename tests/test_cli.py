@@ -1,4 +1,4 @@
-"""What a wrong call gets: one clear line on the console and exit code 2, never a traceback."""
+"""Wrong calls end in one clear line on the console and exit code 2, never in a traceback."""
 
 import os
 import signal
@@ -40,13 +40,13 @@ def test_a_wrong_flag_is_named_in_one_line(capsys, arguments, message):
     assert code == 2 and message in line and line.startswith("vanilla_ae.py: ")
 
 
-def test_a_beta_that_is_negative_or_no_number_is_refused(capsys):
+def test_a_beta_that_is_negative_or_not_a_number_is_refused(capsys):
     for beta in ("-1", "nan"):
         code, line = ends_in_one_line(capsys, lambda beta=beta: vanilla_vae_mnist.main(["--beta", beta]))
         assert code == 2 and "--beta" in line
 
 
-def test_an_absent_accelerator_is_refused_with_what_to_use_instead(capsys, monkeypatch):
+def test_an_absent_accelerator_is_refused_and_the_alternatives_are_named(capsys, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
     code, line = ends_in_one_line(capsys, lambda: vanilla_ae.main(["--device", "cuda"]))
     assert code == 2 and "--device cuda" in line and "use --device auto or cpu" in line
@@ -79,7 +79,7 @@ def test_every_expected_error_ends_in_one_line_with_its_exit_code(capsys, error,
     assert ending == code and text in line
 
 
-def test_a_defect_of_ours_is_not_hidden():
+def test_a_bug_is_not_hidden():
     def main():
         raise ZeroDivisionError
 

@@ -16,7 +16,7 @@ from PIL import Image
 from common.errors import UserError
 
 PNG, JPEG, FACE = PHOTOS["000.png"], encoded(drawn_pictures(1, (64, 64))[0]), ALIGNED[NAMES[0]]
-BROKEN = {  # the picture's name, its bytes, what the zip says of it, and the reason that is given
+BROKEN = {  # the picture's name, its bytes, the fields of its zip entry, and the reason given
     "cut short": ("a.jpg", JPEG[: len(JPEG) // 2], {}, "truncated"),
     "an aligned face cut short": ("000009.jpg", FACE[:-500], {}, "truncated"),
     "empty": ("empty.jpg", b"", {}, "not a picture"),
@@ -46,7 +46,7 @@ def test_one_broken_picture_of_151_is_named_and_skipped_and_takes_no_memory(case
 
 
 @pytest.mark.parametrize("count, of", [(2, 150), (1, 50), (60, 60)])
-def test_more_than_one_in_a_hundred_is_refused_with_the_count_and_names(count, of, tmp_path):
+def test_more_than_one_broken_picture_in_a_hundred_is_refused_with_count_and_names(count, of, tmp_path):
     bad = {f"bad{index:02d}.jpg": b"no picture" for index in range(count)}
     message = refusal(write(tmp_path / "in", dict(list(PHOTOS.items())[: of - count]) | bad), tmp_path / "data")
     assert f"{count} of {of} pictures" in message and "bad00.jpg: not a picture" in message
@@ -71,10 +71,10 @@ def test_a_damaged_table_is_named(table, tmp_path):
 
 
 @pytest.mark.parametrize("data", [WEB_PAGE, b"PK\x03\x04" + bytes(999), b"", JPEG, "truncated"])
-def test_a_file_that_is_no_whole_zip_is_named(data, tmp_path):
+def test_a_file_that_is_not_a_complete_zip_is_named(data, tmp_path):
     path = write(tmp_path / "celeba/img_align_celeba.zip", PHOTOS)
     path.write_bytes(path.read_bytes()[:-50] if data == "truncated" else data)
-    # What a failed download has left in data/celeba is not silently replaced by drawn faces.
+    # The remains of a failed download in data/celeba are not silently replaced by drawn faces.
     for message in (refusal(path, tmp_path), refusal(None, tmp_path)):
         assert f"{path} is not a complete zip" in message and "quota" in message
 
@@ -91,7 +91,7 @@ def test_a_source_without_three_pictures_or_with_several_zips_is_refused(tmp_pat
 
 
 def test_dead_links_and_folders_without_permission_are_named_and_a_cache_need_only_be_readable():
-    with tempfile.TemporaryDirectory() as name:  # unlike tmp_path, others may enter it
+    with tempfile.TemporaryDirectory() as name:  # unlike tmp_path, open to other users
         folder, data, closed = Path(name), Path(name, "data"), write(Path(name, "closed"), {"a.txt": b""})
         path, hidden, user = write(folder / "a.zip", PHOTOS), write(folder / "in/hidden", PHOTOS), os.geteuid()
         load(path, data)

@@ -1,4 +1,4 @@
-"""The cache of prepared faces: whole or not at all, one per source and size, shared by runs at once."""
+"""The cache of prepared faces: whole or not at all, one per source and size, shared by concurrent runs."""
 
 import resource
 import shutil
@@ -70,7 +70,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path):
     assert len(load(path, tmp_path / "data").names) == 150
 
 
-def test_of_two_runs_at_once_one_waits_and_decodes_nothing(tmp_path, monkeypatch):
+def test_of_two_concurrent_runs_one_waits_and_decodes_nothing(tmp_path, monkeypatch):
     path, calls, prepare, held = write(tmp_path / "a.zip", PHOTOS), [], module._prepare, threading.Event()
 
     def slow(*given):

@@ -1,4 +1,4 @@
-"""Reading the digits: whole, verified, and fetched or unpacked again where they are damaged."""
+"""Reading the digits: whole, verified, and downloaded or unpacked again if damaged."""
 
 import gzip
 import hashlib
@@ -15,7 +15,7 @@ from common.data import digits as data
 from common.errors import UserError
 
 
-def test_real_mnist_is_there_whole_and_in_order(digits):
+def test_real_mnist_is_complete_and_in_order(digits):
     train, test = digits
     assert train.images.shape == (60_000, 1, 28, 28) and test.images.shape == (10_000, 1, 28, 28)
     assert train.images.dtype == torch.uint8
@@ -39,11 +39,11 @@ def small_mnist(tmp_path, monkeypatch):
         )
         resources.append((name, hashlib.md5((folder / name).read_bytes()).hexdigest()))
     monkeypatch.setattr(datasets.MNIST, "resources", resources)
-    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])  # nobody answers there
+    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])  # nothing answers there
     return tmp_path
 
 
-def test_a_damaged_download_is_named_and_refused_where_it_cannot_be_fetched(small_mnist, capsys):
+def test_a_damaged_download_is_named_and_refused_if_it_cannot_be_fetched_again(small_mnist, capsys):
     packed = small_mnist / "MNIST/raw/train-images-idx3-ubyte.gz"
     data.load_digits("MNIST", small_mnist)  # unpacks
     content = bytearray(packed.read_bytes())
@@ -63,7 +63,7 @@ def test_a_damaged_unpacked_file_is_unpacked_again(small_mnist, damage):
     assert torch.equal(before.images, after.images)
 
 
-def test_absent_files_that_cannot_be_fetched_are_one_line(small_mnist):
+def test_absent_files_that_cannot_be_fetched_end_in_one_line(small_mnist):
     shutil.rmtree(small_mnist / "MNIST")
     with pytest.raises(UserError, match="cannot read MNIST") as error:
         data.load_digits("MNIST", small_mnist)

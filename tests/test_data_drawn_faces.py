@@ -1,4 +1,4 @@
-"""The drawn faces: seeded to the bit, true to their labels, cartoon faces at every size."""
+"""The drawn faces: bit-identical for a seed, true to their labels, drawn at every size."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_every_size_has_its_shape_and_a_face_in_each_picture(size):
     assert images.std(axis=(1, 2)).min() > 5, "some picture is nearly empty"
 
 
-def test_same_seed_gives_the_same_bits_and_another_seed_other_faces():
+def test_the_same_seed_gives_bit_identical_faces_and_another_seed_other_faces():
     first, again, other = draw_faces(70, seed=3), draw_faces(70, seed=3), draw_faces(70, seed=4)
     assert np.array_equal(first.images, again.images) and np.array_equal(first.attributes, again.attributes)
     assert not any(np.array_equal(one, two) for one, two in zip(first.images, other.images, strict=True))

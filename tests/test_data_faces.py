@@ -1,4 +1,4 @@
-"""Faces from every layout of CelebA and from one's own pictures: right pixels, labels and parts by name."""
+"""Faces from every layout of CelebA and from your own pictures: the right pixels, labels and parts for each name."""
 
 import io
 import random
@@ -22,7 +22,7 @@ from common.data.drawn_faces import draw_faces
 
 
 def close(image, data, levels=1):
-    """Whether the image is Pillow's crop and resize of these bytes, within so many grey levels."""
+    """Whether the image is Pillow's crop and resize of these bytes, within `levels` grey levels."""
     picture, square = Image.open(io.BytesIO(data)).convert("RGB"), image.shape[1:]
     picture = picture.crop((15, 35, 163, 183)) if picture.size == (178, 218) else picture
     reference = np.int16(ImageOps.fit(picture, square, Image.Resampling.BILINEAR))
@@ -34,9 +34,9 @@ def table(separator, *rows):
 
 
 COLUMNS = ("Eyeglasses", "Male", "Smiling", "Young")
-ROWS = random.Random(1).sample([*NUMBERS, 5, 190_000], 14)  # in disorder, with rows of other pictures among them
+ROWS = random.Random(1).sample([*NUMBERS, 5, 190_000], 14)  # shuffled, with rows of other pictures among them
 LABELS = [[f"{row:06d}.jpg", *(1 if row >> bit & 1 else -1 for bit in range(4))] for row in ROWS]
-PARTS = [[f"{row:06d}.jpg", row % 3] for row in ROWS]  # unlike the file numbers', so that only the table can tell it
+PARTS = [[f"{row:06d}.jpg", row % 3] for row in ROWS]  # unlike those by file number: only the table gives them
 TXT = {"list_attr_celeba.txt": table("  ", [len(ROWS)], COLUMNS, *LABELS)}
 TXT |= {"list_eval_partition.txt": table(" ", *PARTS)}
 CSV = {"list_attr_celeba.csv": table(",", ["image_id", *COLUMNS], *LABELS)}
@@ -48,7 +48,7 @@ OFFICIAL = {"img_align_celeba.zip": IN_FOLDER} | TXT
 DRIVE = {"Img/img_align_celeba.zip": IN_FOLDER}
 DRIVE |= {f"{'Anno' if 'attr' in name else 'Eval'}/{name}": data for name, data in TXT.items()}
 PNG = {name.replace("jpg", "png"): encoded(Image.open(io.BytesIO(data)), "PNG") for name, data in ALIGNED.items()}
-LAYOUTS = {  # what lies in the folder "in", the path that is named, and what the folder "links" has links to
+LAYOUTS = {  # the files in the folder "in", the path given, and the targets of the links in the folder "links"
     "the official zip": (OFFICIAL, "in/img_align_celeba.zip"),
     "the official zip by its folder": (OFFICIAL, "in"),
     "the official drive": (DRIVE, "in/Img/img_align_celeba.zip"),
@@ -83,7 +83,7 @@ def test_every_layout_gives_the_same_faces(layout, tmp_path):
     assert all(map(close, faces.images, ALIGNED.values()))
 
 
-def test_without_a_table_file_numbers_tell_the_parts_and_without_a_row_labels_are_left_out(tmp_path, capsys):
+def test_without_a_table_file_numbers_give_the_parts_and_without_a_row_labels_are_left_out(tmp_path, capsys):
     faces = load(write(tmp_path / "a.zip", ALIGNED), tmp_path / "data")
     assert faces.split.tolist() == [0] * 6 + [1] * 3 + [2] * 3
     assert faces.attributes is None and faces.attribute_names == ()
@@ -99,7 +99,7 @@ def test_own_pictures_are_split_by_their_names_and_a_handful_has_all_three_parts
     faces = load(write(tmp_path / "mine.zip", pictures), tmp_path / "data")
     assert faces.source == "mine.zip", "names alone do not make them CelebA's"
     assert faces.split.bincount().tolist() == [120, 15, 15]
-    assert len(set(faces.split.nonzero().flatten().diff().tolist())) > 5, "the parts lie among one another"
+    assert len(set(faces.split.nonzero().flatten().diff().tolist())) > 5, "the parts are interleaved"
     backwards = write(tmp_path / "backwards.zip", dict(reversed(pictures.items())))
     assert torch.equal(load(backwards, tmp_path / "data").split, faces.split)
     for count in (3, 4, 5):
@@ -119,8 +119,8 @@ def test_names_in_any_script_keep_their_labels_and_a_skipped_picture_shifts_none
 
 
 @pytest.mark.parametrize("removed", [False, True], ids=["with its decoder", "without it"])
-def test_aligned_faces_are_pillows_within_a_level_also_once_torchvision_decodes_no_more(removed, tmp_path, monkeypatch):
-    """Also where only Pillow can read every third (CMYK), which keeps its place among the others."""
+def test_aligned_faces_equal_pillows_within_a_level_even_without_torchvisions_decoder(removed, tmp_path, monkeypatch):
+    """Even if only Pillow can read every third one (CMYK), which keeps its place among the others."""
     if removed:
         monkeypatch.delattr("torchvision.io.decode_jpeg")
     cmyk = {name: Image.open(io.BytesIO(ALIGNED[name])).convert("CMYK") for name in NAMES[1::3]}
@@ -139,7 +139,7 @@ def test_large_photos_are_the_centre_square_of_pillows_full_decoding(tmp_path):
 
 QUARTERS = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]]  # red, green, blue, white
 PICTURE = Image.fromarray(np.kron(np.array(QUARTERS).reshape(2, 2, 3), np.full((32, 32, 1), 255)).astype(np.uint8))
-CLEAR = PICTURE.convert("RGBA")  # its blue quarter is transparent, which white shows through
+CLEAR = PICTURE.convert("RGBA")  # its blue quarter is transparent, and white shows through
 CLEAR.paste((0, 0, 255, 0), (0, 32, 32, 64))
 PLAIN = {
     **{f"plain.{kind}": encoded(PICTURE, kind) for kind in ("bmp", "gif", "png", "tiff")},
@@ -208,7 +208,7 @@ def test_a_download_asks_torchvision_for_the_zip_and_the_tables_and_is_used(tmp_
 
 
 @pytest.mark.skipif(real_faces() is None, reason="real CelebA is neither in data/celeba nor where CELEBA says")
-def test_real_faces_are_those_of_pillow_with_the_labels_and_parts_of_their_names(tmp_path):
+def test_real_faces_equal_pillows_with_the_labels_and_parts_of_their_names(tmp_path):
     with zipfile.ZipFile(real_faces() / "img_align_celeba.zip") as file:
         names = [name for name in file.namelist() if name.endswith(".jpg")]
         pictures = {name: file.read(name) for name in names[:: max(1, len(names) // 150)]}

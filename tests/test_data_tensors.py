@@ -1,4 +1,4 @@
-"""What is done to tensors of images."""
+"""Operations on tensors of images."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_binarized_pixels_are_white_as_often_as_they_are_bright_and_always_the_s
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(10, 3), (12, 4), (1, 5), (5, 5)])
-def test_batches_visit_every_image_once_in_an_order_of_the_seed(count, batch_size):
+def test_batches_visit_every_image_once_in_an_order_set_by_the_seed(count, batch_size):
     def order(seed):
         batches = list(shuffled_batches(count, batch_size, seed, torch.device("cpu")))
         sizes = [len(batch) for batch in batches]
@@ -60,5 +60,5 @@ def test_streams_of_random_numbers_differ():
     assert len(seeds) == 50
 
 
-def test_grey_levels_are_brought_to_0_and_1():
+def test_grey_levels_are_scaled_to_0_to_1():
     assert to_float(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0, 0.2, 1])

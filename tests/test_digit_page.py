@@ -1,4 +1,4 @@
-"""The explorer's page: its size and contents, and what it does in a real browser, without a network."""
+"""The explorer page: its size, its contents, and its behaviour in a real browser without a network."""
 
 import base64
 import gzip
@@ -38,11 +38,11 @@ def clusters(labels: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def models(digits):
-    """Both models, not trained, but sharpened: like a trained one's, codes spread and images are black and white."""
+    """Both models, untrained but sharpened: as after training, codes spread and images are black and white."""
     torch.manual_seed(0)
     models = {"ae": vanilla_ae.Autoencoder(2), "vae": vanilla_vae_mnist.VariationalAutoencoder(2)}
     with torch.no_grad():
-        models["ae"].decoder[0].directions.mul_(0.5)  # training smooths what is random at first
+        models["ae"].decoder[0].directions.mul_(0.5)  # training smooths the random start
         models["ae"].decoder[-1].weight.mul_(4)
         models["vae"].decoder[-1].weight.mul_(4)
         for model in models.values():
@@ -117,11 +117,11 @@ def test_originals_that_pack_badly_are_coarser(small, monkeypatch):
     assert small["path"].stat().st_size <= 120_000
     page = content(small["path"])
     assert (page["originals"]["size"], page["originals"]["levels"]) != digit_page.ORIGINALS[0]
-    assert not page["boxed"]  # as in MNIST
+    assert not page["boxed"]  # unlike MNIST
 
 
 @pytest.mark.parametrize(("name", "value"), [("BOUND", 1e-7), ("CODE_BOUND", 1e-7), ("LIMIT", 1000)])
-def test_no_page_where_none_would_be_true_or_small(small, capsys, monkeypatch, name, value):
+def test_no_page_is_written_if_it_would_be_inexact_or_too_large(small, capsys, monkeypatch, name, value):
     monkeypatch.setattr(digit_page, name, value)  # rounded weights are too coarse for the first two
     small["path"].write_text("a page of another model")
     digit_page.write(**small)
@@ -129,7 +129,7 @@ def test_no_page_where_none_would_be_true_or_small(small, capsys, monkeypatch, n
 
 
 @pytest.mark.parametrize("name", ["encoder", "decoder"])
-def test_no_page_of_a_layer_that_the_page_does_not_know(small, capsys, name):
+def test_no_page_is_written_for_a_layer_that_it_does_not_know(small, capsys, name):
     small[name][-2] = nn.GELU()
     digit_page.write(**small)
     assert not small["path"].exists() and "warning: no " in capsys.readouterr().err
@@ -161,7 +161,7 @@ def test_it_opens_from_disk_and_loads_nothing_else(ae):
 
 
 @pytest.mark.parametrize("name", ["ae", "vae"])
-def test_it_encodes_and_decodes_what_pytorch_does(browser, pages, models, digits, name):
+def test_it_encodes_and_decodes_as_pytorch_does(browser, pages, models, digits, name):
     path, _, decode = pages[name]
     page, area = Page(browser, path), content(path)["area"]
     share = torch.rand(300, 2, generator=torch.Generator().manual_seed(1))
@@ -186,7 +186,7 @@ def test_a_dot_shows_its_original_and_its_class_and_a_click_loads_it(ae, digits,
         ae.on_map(latent[alone]).click().perform()
         ae.settle()
         assert ae.text("caption") == f"test image {alone + 1}, class {labels[alone]}"
-        for name in ("original", "seen"):  # a digit comes through the field as it was
+        for name in ("original", "seen"):  # the field leaves a digit as it was
             assert (ae.shown(name) - images[alone]).abs().max() < 0.1
     changed = """const changed = n => { take(n); const image = drawnImage();
             return original(n).some((grey, pixel) => Math.abs(grey - image[pixel]) > 0.01); };
@@ -271,7 +271,7 @@ def test_the_mouse_zooms_and_pans(ae):
     panned, width = ae.run("return {...view}"), ae.find("marks").size["width"]
     assert panned["left"] == pytest.approx(zoomed["left"] - 60 / width * zoomed["side"])
     assert panned["bottom"] == pytest.approx(zoomed["bottom"] + 40 / width * zoomed["side"])
-    assert len(ae.run("return ends")) == 2  # it was no click
+    assert len(ae.run("return ends")) == 2  # it was not a click
     ae.find("all").click()
     assert ae.run("return view") == ae.run("return area")
 
@@ -291,7 +291,7 @@ def test_the_keyboard_does_what_the_mouse_does(ae):
     assert ae.run("return view") == ae.run("return area")
 
 
-def test_one_finger_explores_two_zoom(browser, pages):
+def test_one_finger_explores_and_two_zoom(browser, pages):
     page = Page(browser, pages["ae"][0], width=390, height=844)
     map_ = page.find("marks").rect
 
@@ -343,12 +343,12 @@ def test_it_fits_a_narrow_window_in_light_and_dark(browser, pages, width, dark):
     assert page.shown("strip").max() > 0.5
 
 
-# ---- The field to draw in -------------------------------------------------------------------------------------
+# ---- The drawing field ----------------------------------------------------------------------------------------
 
 SEVEN = ((0.1, 0.2), (0.5, 0.2), (0.4, 0.5), (0.3, 0.85))
 
 
-def test_a_drawing_is_brought_to_the_form_of_mnist(ae):
+def test_a_drawing_takes_the_form_of_mnists_digits(ae):
     ae.draw(*SEVEN)
     image, drawn = ae.shown("seen"), ae.shown("ink")
     rows, columns = (image.amax(dim=axis).nonzero().flatten() for axis in (1, 0))
@@ -370,7 +370,7 @@ def test_a_drawing_is_brought_to_the_form_of_mnist(ae):
     torch.testing.assert_close(whole, F.avg_pool2d(drawn[None], 10)[0], atol=1e-5, rtol=0)
 
 
-def test_a_drawing_is_placed_and_decoded_and_its_elbo_is_that_of_the_script(vae, models, monkeypatch):
+def test_a_drawing_is_placed_and_decoded_and_its_elbo_equals_the_scripts(vae, models, monkeypatch):
     vae.draw(*SEVEN)
     image = torch.tensor(vae.run("return Array.from(drawnImage())")).view(1, 1, 28, 28)
     noise, draws, mean, deviation = map(torch.tensor, vae.run("return [noise, mine.draws, mine.mean, mine.deviation]"))
@@ -399,12 +399,12 @@ def test_the_map_shows_where_the_drawing_is(request, name):
     x, y = page.run("return toPixels(mine.mean)")
     radii = page.run("return mine.deviation.map(value => value / view.side * $('map').clientWidth)") or [2.6, 2.6]
     marks = page.shown("marks")
-    for across, down in ((1, 0), (-1, 0), (0, 1)):  # above is its name
+    for across, down in ((1, 0), (-1, 0), (0, 1)):  # its name is above
         at = [marks[round(y + n * down * radii[1]), round(x + n * across * radii[0])] for n in (0, 1.9, 2.6)]
         assert at[0] > 0 and at[1] > 0 and at[2] == 0
 
 
-def test_the_eraser_rubs_out_and_a_button_clears(ae):
+def test_the_eraser_erases_and_a_button_clears(ae):
     ae.draw((0.2, 0.5), (0.8, 0.5))
     start, ink = ae.run("return mine.mean"), ae.shown("ink")
     ae.find("eraser").click()
@@ -446,5 +446,5 @@ def test_drawing_updates_thirty_times_per_second(request, name):
             requestAnimationFrame(step);
         });"""
     browser = request.getfixturevalue(name).browser
-    # The best of a few: another program may have the processor for a second.
+    # The best of a few tries: another program may have the processor for a second.
     assert any(browser.execute_async_script(script) >= 30 for _ in range(5))

@@ -1,4 +1,4 @@
-"""The page of live faces: its size and contents, and what it does in a real browser, without a network."""
+"""The page of live faces: its size, its contents, and its behaviour in a real browser without a network."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ TITLE = "VAE </script> & friends"
 
 
 def page_of(folder, size: int, latent_dim: int, count: int = 300, labelled: bool = True) -> dict:
-    """The arguments of a page: drawn faces, and a model that isn't trained, but whose codes and faces are spread."""
+    """The arguments of a page: drawn faces, and an untrained model whose codes and faces vary all the same."""
     torch.manual_seed(0)
     drawing = draw_faces(count, size)
     images = torch.from_numpy(drawing.images).permute(0, 3, 1, 2)
@@ -72,12 +72,12 @@ def test_the_page_takes_six_megabytes_at_most_and_may_send_nothing(written):
 
 @pytest.fixture
 def small(tmp_path, monkeypatch) -> dict:
-    """The arguments of a page that is soon written."""
+    """The arguments of a page that is quick to write."""
     monkeypatch.setattr(face_page, "CHECKS", 40)
     return page_of(tmp_path, 32, 8, count=60)
 
 
-def test_attributes_that_the_codes_hold_apart_have_sliders_those_of_the_figure_first():
+def test_attributes_that_the_codes_separate_have_sliders_with_those_of_the_figure_first():
     torch.manual_seed(0)
     latent, names = torch.randn(500, 4), ("Wavy_Hair", "Bald", "Young", "Smiling", "Blurry")
     has = [latent[:, 0] > 0, latent[:, 1] > 2.8, latent[:, 2] > 0, latent[:, 3] > 0, torch.rand(500) < 0.5]
@@ -91,7 +91,7 @@ def test_attributes_that_the_codes_hold_apart_have_sliders_those_of_the_figure_f
 
 
 @pytest.mark.parametrize(("size", "reason"), [(32, "a layer of this model"), (128, "million multiplications")])
-def test_no_page_where_the_browser_would_be_too_slow_or_does_not_know_a_layer(tmp_path, capsys, size, reason):
+def test_no_page_is_written_if_it_would_be_too_slow_or_does_not_know_a_layer(tmp_path, capsys, size, reason):
     page = page_of(tmp_path, size, 8, count=10)
     if size == 32:
         page["encoder"][2] = torch.nn.GELU()
@@ -101,14 +101,14 @@ def test_no_page_where_the_browser_would_be_too_slow_or_does_not_know_a_layer(tm
 
 
 @pytest.mark.parametrize(("name", "value"), [("BOUND", 1e-7), ("CODE_BOUND", 1e-7), ("LIMIT", 1000)])
-def test_no_page_where_none_would_be_true_or_small(small, capsys, monkeypatch, name, value):
+def test_no_page_is_written_if_it_would_be_inexact_or_too_large(small, capsys, monkeypatch, name, value):
     monkeypatch.setattr(face_page, name, value)
     small["path"].write_text("a page of another model")
     face_page.write(**small)
     assert not small["path"].exists() and "no explorer page " in capsys.readouterr().out
 
 
-def test_where_8_bits_miss_the_bound_the_encoder_has_12(small, monkeypatch):
+def test_the_encoder_has_12_bits_if_8_miss_the_bound(small, monkeypatch):
     images, latent = to_float(small["figures"].originals), small["figures"].latent
     coarse = layers.write(small["encoder"], images, 8).rounded(images)[:, :8].detach()
     spread = (latent - latent.mean(dim=0)).square().sum(dim=1).mean().sqrt()
@@ -123,12 +123,12 @@ def test_where_8_bits_miss_the_bound_the_encoder_has_12(small, monkeypatch):
 
 class FacePage(Page):
     def call(self, script: str, *arguments):
-        """What an asynchronous function returns."""
+        """The result of an asynchronous function."""
         body = f"(async (...given) => {{{script}}})(...arguments).then(arguments[arguments.length - 1]);"
         return self.browser.execute_async_script(body, *arguments)
 
     def idle(self) -> None:
-        """Wait until the face that is due is shown."""
+        """Wait until the pending face is shown."""
         self.settle()
         self.call("while (busy || encoding || waiting.size) await new Promise(done => setTimeout(done, 5));")
 
@@ -147,7 +147,7 @@ class FacePage(Page):
         return torch.tensor(levels, dtype=torch.float32).view(-1, width, 4)[..., :3].movedim(2, 0) / 255
 
     def distance(self, expected: torch.Tensor) -> float:
-        """The mean absolute error of the large face: `expected` (3, S, S) would be enlarged as it is."""
+        """The mean absolute error of the large face against `expected` (3, S, S), enlarged in the same way."""
         script = """const {width} = $("face"), large = $("face").cloneNode();
             show(large, arguments[0]);
             const [shown, wanted] = [$("face"), large].map(
@@ -164,7 +164,7 @@ class FacePage(Page):
 
 @pytest.fixture
 def page(browser, written) -> FacePage:
-    """The page as it is in the beginning; opened once, since its strip takes a while."""
+    """The page in its initial state; opened once, since its strip takes a while."""
     opened = FacePage.__new__(FacePage)
     opened.browser = browser
     if browser.current_url != written["path"].as_uri() or browser.execute_script("return innerWidth") != 1280:
@@ -187,7 +187,7 @@ def test_it_opens_from_disk_and_loads_nothing_else(page):
     assert "leaves this page" in page.text("own")
 
 
-def test_it_decodes_what_pytorch_does(page, written):
+def test_it_decodes_as_pytorch_does(page, written):
     codes = torch.cat([written["figures"].latent[:100], torch.randn(100, script.LATENT_DIM)])
     shown = """const faces = [];
         for (const code of given[0]) {
@@ -199,11 +199,11 @@ def test_it_decodes_what_pytorch_does(page, written):
     bytes_ = bytearray(base64.b64decode(page.call(shown, codes.tolist())))
     faces = torch.frombuffer(bytes_, dtype=torch.uint8).view(200, 64, 64, 4)[..., :3].movedim(3, 1) / 255
     expected = decoded(written, codes)
-    assert expected.std(dim=0).mean() > 0.05  # else any face would do
+    assert expected.std(dim=0).mean() > 0.05  # otherwise any face would do
     assert (faces - expected).abs().mean(dim=(1, 2, 3)).max() <= BOUND
 
 
-def test_it_encodes_what_pytorch_does(page, written):
+def test_it_encodes_as_pytorch_does(page, written):
     images = to_float(written["figures"].originals[:60])
     encode = "const codes = []; for (const picture of given[0]) codes.push([...await encode(picture)]); return codes;"
     flat = (images * 255).round().int().movedim(1, 3).flatten(1).tolist()
@@ -226,10 +226,10 @@ def test_it_draws_fifteen_faces_per_second_and_never_waits(page):
     # The best five in a row of a few tries: another program may have the processor for a while.
     tries = (torch.tensor(page.call(walk)) for _ in range(5))
     assert any((times[5:] - times[:-5]).min() <= 5 * 1000 / 15 for times in tries)
-    assert page.run("return typeof compute") == "undefined"  # all is computed in the worker
+    assert page.run("return typeof compute") == "undefined"  # everything is computed in the worker
 
 
-def test_the_face_is_that_of_its_code(page, written):
+def test_the_face_shown_is_the_one_of_its_code(page, written):
     first, other = decoded(written, written["figures"].latent[:2])
     assert page.distance(first) <= BOUND < 2 * BOUND < page.distance(other)
     rebuilt = page.pixels("faces[3].rebuilt")
@@ -302,7 +302,7 @@ def test_random_faces_come_from_either_sampler(page, written):
     assert scores[:, :60].std() == pytest.approx(1, abs=0.15) and scores[:, :60].mean() == pytest.approx(0, abs=0.2)
 
 
-def test_a_picture_of_ones_own_is_encoded_and_moved(page, written, tmp_path):
+def test_your_own_picture_is_encoded_and_moved(page, written, tmp_path):
     original = written["figures"].originals[9]
     large = F.interpolate(original[None].float(), size=320, mode="bilinear").round().byte()[0]
     wide = torch.cat([large, large.flip(2)], dim=2)
@@ -312,7 +312,7 @@ def test_a_picture_of_ones_own_is_encoded_and_moved(page, written, tmp_path):
     page.choose(tmp_path / "mine.png")
     latent = written["figures"].latent
     spread = (latent - latent.mean(dim=0)).square().sum(dim=1).mean().sqrt()
-    assert (page.code() - latent[9]).norm() < 0.3 * spread  # of what random pairs are apart: it was resized twice
+    assert (page.code() - latent[9]).norm() < 0.3 * spread  # the distance of random pairs; it was resized twice
     assert page.text("caption") == "your picture" and not page.find("drop").is_displayed()
     picture = page.call("return [...cropped()]")
     picture = torch.tensor(picture).view(64, 64, 3).movedim(2, 0)
@@ -342,7 +342,7 @@ def test_a_picture_of_ones_own_is_encoded_and_moved(page, written, tmp_path):
     assert (page.code() - before).norm() > 0
 
 
-def test_a_dropped_picture_is_taken_and_what_is_none_is_named(page):
+def test_a_dropped_picture_is_taken_and_another_file_is_refused_by_name(page):
     drop = """const data = new DataTransfer(), before = own;
         const file = given[0] ? await new Promise(done => faces[2].picture.toBlob(done)) : new Blob(["no picture"]);
         data.items.add(new File([file], given[0] || "notes.txt"));
@@ -410,8 +410,8 @@ def test_an_autoencoder_of_drawn_faces_of_32_pixels_has_a_page(browser, tmp_path
     assert page.distance(expected) <= BOUND
 
 
-def test_without_labels_there_are_components_alone(browser, tmp_path):
-    small = page_of(tmp_path, 32, 4, count=5, labelled=False)  # so few test faces, too
+def test_without_labels_there_are_only_components(browser, tmp_path):
+    small = page_of(tmp_path, 32, 4, count=5, labelled=False)  # with few test faces, too
     face_page.write(**small)
     page = FacePage(browser, small["path"])
     assert not page.find("labelled").is_displayed() and page.run("return faces.length") == 5

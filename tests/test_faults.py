@@ -1,4 +1,4 @@
-"""The real programs, killed, starved and fed with damage: nothing that was finished is lost."""
+"""The real programs, killed, out of disk space, or given damaged files: no finished work is lost."""
 
 import contextlib
 import functools
@@ -30,7 +30,7 @@ def flags(script, data_dir, folder, *arguments):
     else:
         # Three dimensions have no explorer page, which would take longer than the rest of so short a run.
         arguments = ("--batch-size", "64", "--latent-dim", "3", *arguments)
-    # A trial would choose the precision by the speed of the moment.
+    # A trial would choose the precision by the machine's speed at that moment.
     arguments = ("--precision", "fp32", "--device", "cpu", *arguments)
     folders = ("--data-dir", data_dir, "--run-dir", folder / "run", "--images-dir", folder / "images")
     return [str(argument) for argument in (*folders, *arguments)]
@@ -39,7 +39,7 @@ def flags(script, data_dir, folder, *arguments):
 def start(script, *arguments):
     """The script in a process of its own, as a user starts it."""
     command = [sys.executable, "-u", ROOT / f"{script}.py", *flags(script, *arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process, for the same bits
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process, for bit-identical results
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, **pipes)
 
@@ -66,7 +66,7 @@ def train_here(script, *arguments):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, small_data):
-    """The folder of a run of four epochs of each script: a function of its name."""
+    """A function from a script's name to the folder of its uninterrupted run of four epochs."""
 
     @functools.cache
     def folder(script):
@@ -84,7 +84,7 @@ def finished(undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_killed_at_a_random_moment_it_resumes_to_identical_weights(tmp_path, small_data, undisturbed, script):
+def test_a_run_killed_at_a_random_moment_resumes_to_identical_weights(tmp_path, small_data, undisturbed, script):
     killed = start(script, small_data, tmp_path, "--epochs", "4")
     read_until(killed, f"epoch {random.randint(1, 3)}/4")
     time.sleep(random.uniform(0, 0.5))
@@ -112,7 +112,7 @@ def test_killed_at_a_random_moment_it_resumes_to_identical_weights(tmp_path, sma
 
 @contextlib.contextmanager
 def full_disk(bytes_left):
-    """A limit on the size of files stands for the full disk: the write fails half way, as it would there."""
+    """A limit on the size of files simulates a full disk: the write fails half way."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, hard))
     try:
@@ -182,7 +182,7 @@ def test_a_single_training_image_works(tmp_path, small_data, script):
     assert checkpoint.load(tmp_path / "run/checkpoint.pt")["epoch"] == 1
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(tmp_path, small_data):
+def test_the_same_seed_gives_bit_identical_weights_and_another_seed_does_not(tmp_path, small_data):
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
         train_here("vanilla_ae", small_data, tmp_path / name, "--epochs", "1", "--seed", seed)
     one, same, other = (checkpoint.load(tmp_path / name / "run/checkpoint.pt")["model"] for name in "abc")

@@ -1,4 +1,4 @@
-"""Walks, planes and Gaussians in the latent space against independent computations."""
+"""Walks, planes and Gaussians in the latent space, compared with independent computations."""
 
 import pytest
 import torch

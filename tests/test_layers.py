@@ -1,4 +1,4 @@
-"""The layers of a page: each kind computes in Chromium what PyTorch does, and what the page doesn't know is refused."""
+"""The layers of a page: each kind computes in Chromium as in PyTorch, and layers that it doesn't know are refused."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def page(chromium, tmp_path_factory):
 
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("bits", [8, 12])
-def test_each_kind_computes_what_pytorch_does(page, kind, bits):
+def test_each_kind_computes_as_pytorch_does(page, kind, bits):
     (layer, shape), generator = LAYERS[kind], torch.Generator().manual_seed(0)
     for parameter in layer.parameters():
         parameter.data.copy_(torch.randn(parameter.shape, generator=generator))
@@ -57,7 +57,7 @@ def test_multiplications_are_counted():
 
 
 class Residual(nn.Module):
-    """Its layers aren't simply one after another."""
+    """Its layers don't simply follow one another."""
 
     def __init__(self):
         super().__init__()
@@ -78,5 +78,5 @@ class Residual(nn.Module):
         nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 1, 3, padding="same")),
     ],
 )
-def test_what_the_page_does_not_know_is_refused(network):
+def test_layers_that_the_page_does_not_know_are_refused(network):
     assert layers.write(network, torch.rand(2, 4), 8) is None

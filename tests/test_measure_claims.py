@@ -1,4 +1,4 @@
-"""The program behind the README's claims, on a few images, and what it does with runs that are there."""
+"""The program behind the README's claims, on a few images, and its use of finished runs."""
 
 import json
 import statistics
@@ -43,7 +43,7 @@ def test_the_claims_of_digits_are_measured_printed_and_drawn(small, tmp_path, ca
     claims.main(["digits", *QUICK, *folders])
     printed = capsys.readouterr().out
     results = json.loads((tmp_path / "runs/claims/digits.json").read_text())
-    # PCA's error is what the discarded variance of the training pixels leaves, about.
+    # PCA's error is about the discarded variance of the training pixels.
     pixels = train.images.flatten(1).float() / 255
     spectrum = torch.linalg.eigvalsh(torch.cov(pixels.T))
     for dimensions in (2, 3):
@@ -68,7 +68,7 @@ def test_the_claims_of_digits_are_measured_printed_and_drawn(small, tmp_path, ca
         assert (tmp_path / "images" / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_finished_run_of_the_script_is_used_where_it_is_the_wanted_one(small, tmp_path, monkeypatch):
+def test_a_finished_run_of_the_script_is_used_if_it_is_the_one_needed(small, tmp_path, monkeypatch):
     args = claims.parse_args(["digits", *QUICK, "--runs-dir", str(tmp_path), "--images-dir", str(tmp_path)])
     folders = ["--run-dir", str(tmp_path / "vanilla_ae"), "--images-dir", str(tmp_path)]
     claims.vanilla_ae.main(["--latent-dim", "7", *QUICK, *folders])

@@ -1,4 +1,4 @@
-"""The recipes that ours is measured beside: their networks, their losses, and the program on a few images."""
+"""The recipes that ours is compared with: their networks, their losses, and the program on a few images."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def test_the_loss_of_digits_is_the_negative_elbo_by_torch_distributions(recipe):
     posterior = Normal(mean, (log_variance / 2).exp())
     torch.manual_seed(1)
     latent = mean + posterior.scale * torch.randn_like(mean)
-    # Grey levels are no outcomes of a Bernoulli variable, which its log-probability takes all the same.
+    # Grey levels aren't outcomes of a Bernoulli variable, but its log-probability accepts them.
     recon = -Bernoulli(logits=model.decode(latent), validate_args=False).log_prob(IMAGES).flatten(1).sum(dim=1)
     expected = recon + kl_divergence(posterior, Normal(0.0, 1.0)).sum(dim=1)
     torch.manual_seed(1)
@@ -76,7 +76,7 @@ def test_the_learning_rates_follow_the_published_schedules():
     assert published.pytorch().schedule is published.keras().schedule is None
 
 
-def test_scoring_between_the_epochs_changes_no_training():
+def test_scoring_between_the_epochs_does_not_change_training():
     images = (IMAGES * 255).byte()
     weights = []
     for score in (lambda model: {}, lambda model: {"x": torch.manual_seed(3).seed() * 0 + 1}):
@@ -98,7 +98,7 @@ def test_ours_gets_nearly_all_of_a_budget_and_never_more(budget):
     runs = {}
 
     def run(epochs):
-        # The first epochs are slower, as smaller batches are, and a start-up comes on top.
+        # Epochs of short runs are slower, since their batches are smaller, and start-up takes time too.
         runs.setdefault(epochs, {"seconds": 0.3 + epochs * (1 + 1 / epochs)})
 
     epochs = recipes.within(budget, run, runs)
@@ -144,7 +144,7 @@ def small(monkeypatch, digits):
 
 
 def test_the_program_measures_prints_and_draws(small, tmp_path, capsys, monkeypatch):
-    # Ours has to be given time whatever this machine's speed: the recipes seem to take ten seconds.
+    # The recipes seem to take ten seconds, so that ours gets time at any speed of the machine.
     train = recipes.Recipe.train
     monkeypatch.setattr(recipes.Recipe, "train", lambda *a: ((epoch, 10.0) for epoch, _ in train(*a)))
     monkeypatch.setattr(recipes, "FULL", 0.0)
@@ -168,7 +168,7 @@ def test_the_program_measures_prints_and_draws(small, tmp_path, capsys, monkeypa
     drawn = tmp_path / "recipes_quick.png"
     assert drawn.read_bytes().startswith(b"\x89PNG")
 
-    # What is there is not measured again, and --draw measures nothing at all.
+    # Existing runs are not measured again, and --draw measures nothing at all.
     drawn.unlink()
     monkeypatch.setattr(recipes, "measured", None)
     monkeypatch.setattr(recipes, "our_run", None)

@@ -24,7 +24,7 @@ def test_principal_components_of_other_data_use_the_mean_they_were_fitted_with()
     )
 
 
-def test_a_linear_classifier_separates_what_is_linear_and_guesses_elsewhere():
+def test_a_linear_classifier_separates_linear_classes_and_guesses_otherwise():
     generator = torch.Generator().manual_seed(1)
     points = torch.randn(2000, 5, generator=generator)
     linear = (points[:, 0] + 2 * points[:, 1] > 0.3).long()

@@ -1,4 +1,4 @@
-"""Scores of codes and pictures, against values that are known."""
+"""Scores of codes and pictures, compared with known values."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The choice of device and of precision, and the words for memory that ran out."""
+"""The choice of device and of precision, and the detection of memory that ran out."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_bf16_is_chosen_only_where_it_is_clearly_faster(monkeypatch, slow, expec
 
 
 def test_all_processes_take_as_many_trial_steps_as_the_first_and_its_choice(monkeypatch):
-    """Otherwise a loss that waits for the others would wait forever. The first one's answers are stood in for."""
+    """Otherwise a loss that waits for the others would wait forever. The first process's answers are faked."""
     steps, answers = [], iter([False, False, False, True, ("bf16", "the first one's")])
     monkeypatch.setattr(device.parallel, "first", lambda mine: next(answers))
 
@@ -48,16 +48,16 @@ def test_all_processes_take_as_many_trial_steps_as_the_first_and_its_choice(monk
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory: you tried to "
                  "allocate 4000000000000 bytes. Error code 12 (Cannot allocate memory)")])  # fmt: skip
-def test_memory_that_ran_out_is_known_by_its_type_or_its_text(error):
+def test_memory_that_ran_out_is_recognized_by_type_or_text(error):
     assert out_of_memory(error)
 
 
-def test_the_cpu_allocator_still_says_what_we_look_for():
+def test_the_message_of_the_cpu_allocator_is_still_recognized():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert out_of_memory(caught.value)
 
 
-def test_an_illegal_memory_access_is_not_taken_for_a_batch_that_is_too_large():
+def test_an_illegal_memory_access_is_not_taken_for_memory_that_ran_out():
     assert not out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
     assert not out_of_memory(ValueError("memory"))

@@ -11,7 +11,7 @@ import vanilla_vae_celeba
 import vanilla_vae_mnist
 from common.training.optimizer import Muon, Optimizer, batch_size, hidden_weights, one_cycle, orthogonalize
 
-# Wide, tall, two of one shape, square, convolutions, one of them of the shape of others as a matrix.
+# Wide, tall, two of one shape, square, and convolutions, one of them shaped like others when a matrix.
 SHAPES = ((8, 24), (24, 8), (8, 24), (16, 16), (8, 3, 4, 4), (8, 6, 2, 2), (192, 8, 3, 3))
 
 
@@ -31,7 +31,7 @@ def set_gradients(matrices, seed):
         matrix.grad = to_channels_last(torch.randn(matrix.shape, generator=generator))
 
 
-def test_orthogonalized_matrices_keep_their_singular_vectors_and_lose_their_values():
+def test_orthogonalized_matrices_keep_their_singular_vectors_but_not_their_values():
     matrices = torch.randn(3, 20, 50, generator=torch.Generator().manual_seed(0))
     left, values, right = torch.linalg.svd(matrices, full_matrices=False)
     assert (values.amax(dim=1) / values.amin(dim=1) > 3).all()
@@ -41,8 +41,8 @@ def test_orthogonalized_matrices_keep_their_singular_vectors_and_lose_their_valu
     assert (found - torch.diag_embed(diagonal)).abs().max() < 1e-4
 
 
-def test_steps_are_those_of_pytorchs_muon():
-    """Which computes in bfloat16: three digits."""
+def test_steps_agree_with_those_of_pytorchs_muon():
+    """PyTorch's computes in bfloat16, so three digits agree."""
     ours = make_matrices()
     theirs = [nn.Parameter(matrix.detach().clone().flatten(1)) for matrix in ours]
     start = copy.deepcopy(theirs)
@@ -70,7 +70,7 @@ def test_more_than_128_outputs_are_taken_64_at_a_time():
     assert torch.equal(whole, torch.cat(parts))
 
 
-def test_a_saved_optimizer_goes_on_to_the_same_bits():
+def test_a_saved_optimizer_continues_bit_identically():
     matrices = make_matrices()
     optimizer = Muon(matrices, lr=0.1)
     set_gradients(matrices, 1)

@@ -1,4 +1,4 @@
-"""Two and three real processes on the CPU, as torchrun starts them, against one."""
+"""Two and three real processes on the CPU, started by torchrun, compared with one."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def torchrun(processes, *command, restarts=0):
 
 
 def test_the_gradient_is_that_of_the_global_batch(tmp_path):
-    """Also where the processes don't divide it, and with a variance that belongs to the whole batch."""
+    """Even if its size isn't divisible by the processes, and with a variance that belongs to the whole batch."""
     together = torchrun(3, ROOT / "tests/gradients.py", tmp_path / "together")
     loss, steps = gradients(tmp_path / "alone")
     output, errors = together.communicate(timeout=300)
@@ -63,7 +63,7 @@ def read_until(job, text):
 
 @pytest.fixture(scope="module")
 def three_processes(tmp_path_factory, small_data):
-    """An epoch of the autoencoder in three processes: its folder, and what it printed."""
+    """An epoch of the autoencoder in three processes: its folder and its output."""
     folder = tmp_path_factory.mktemp("three")
     job = torchrun(3, ROOT / "vanilla_ae.py", *flags(small_data, folder, "--epochs", "1"))
     output, errors = job.communicate(timeout=300)
@@ -71,7 +71,7 @@ def three_processes(tmp_path_factory, small_data):
     return folder, output
 
 
-def test_a_script_in_three_processes_learns_what_it_does_in_one_and_draws_once(three_processes, small_data, tmp_path):
+def test_a_script_in_three_processes_learns_the_same_as_in_one_and_draws_once(three_processes, small_data, tmp_path):
     folder, output = three_processes
     assert output.count("epoch 1/1") == 1 and output.count("wrote") == 5
     results = json.loads((folder / "run/results.json").read_text())
@@ -109,7 +109,7 @@ def test_more_processes_than_images_in_a_batch_are_refused(tmp_path, small_data)
 
 
 def test_processes_that_see_different_epochs_are_an_error_and_start_nothing(tmp_path, small_data):
-    """As where one machine doesn't see the run's folder: here each process has its own."""
+    """As if one machine didn't see the run's folder: here each process has its own."""
     program = tmp_path / "apart.py"
     program.write_text(
         "import os, sys, vanilla_ae\n"
@@ -119,7 +119,7 @@ def test_processes_that_see_different_epochs_are_an_error_and_start_nothing(tmp_
     (tmp_path / "0").mkdir()
     state = {"script": "vanilla_ae", "arguments": {}, "data": "", "precision": "fp32", "epoch": 1}
     checkpoint.save(tmp_path / "0/checkpoint.pt", state | {"model": {}, "optimizer": [], "history": []})
-    # A trial of the precision would be the second process's alone.
+    # Only the second process would try out the precisions.
     job = torchrun(2, program, *flags(small_data, tmp_path, "--epochs", "2", "--precision", "auto", "--resume"))
     output, errors = job.communicate(timeout=300)
     assert job.returncode != 0 and "epoch 2/" not in output

@@ -1,4 +1,4 @@
-"""Runs and their epochs: what a training loop gets, what is kept of it, and its guards."""
+"""Runs and their epochs: the batches a training loop gets, the records it keeps, and its guards."""
 
 from argparse import Namespace
 
@@ -95,7 +95,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert len(again) == 2
 
 
-def test_a_resumed_run_with_more_epochs_continues_at_its_place_of_the_longer_cycle(tmp_path):
+def test_a_resumed_run_with_more_epochs_continues_at_its_place_in_the_longer_cycle(tmp_path):
     train(Mean(), squared_error, make_run(tmp_path))
     history = train(Mean(), squared_error, make_run(tmp_path, resume=True, epochs=8))
     # Six of eight epochs are left; the learning rate of epoch 3 is near its peak, not at the end of a cycle.
@@ -143,7 +143,7 @@ def test_a_data_set_that_does_not_fit_stays_on_the_host(monkeypatch):
     [("cpu", torch.channels_last), ("cuda", torch.channels_last), ("mps", torch.contiguous_format)],
 )
 def test_models_and_images_are_channels_last_except_on_mps(tmp_path, monkeypatch, name, layout):
-    """Devices that are not here are stood in for by the CPU, to which `to` then brings the images."""
+    """The CPU stands in for absent devices: `to` brings the images there."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1e9, 0))
     monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 1e9)
     monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 0)
@@ -157,7 +157,7 @@ def test_models_and_images_are_channels_last_except_on_mps(tmp_path, monkeypatch
 
 
 def test_fp32_on_cuda_is_not_tf32(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # back to which it is set after the test
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # and restore it after the test
     monkeypatch.setattr(common.training.run, "choose_device", lambda name: torch.device("cuda"))
     folders = {"run_dir": tmp_path / "run", "images_dir": tmp_path / "images"}
     with training.start("test", Namespace(**folders, device="cuda", precision="fp32", seed=0, resume=False)):
@@ -165,7 +165,7 @@ def test_fp32_on_cuda_is_not_tf32(tmp_path, monkeypatch):
 
 
 def test_a_compiled_step_trains_the_same_model_and_compiles_nothing_after_the_first_epoch(tmp_path, capsys):
-    """Its batches are of 4 and 3 images: a second size alone would let `torch.compile` begin anew."""
+    """Its batches are of 4 and 3 images: by default, a second size would make `torch.compile` start again."""
     models, graphs = [Mean(), Mean()], []
     train(models[0], squared_error, make_run(tmp_path / "plain", epochs=3))
     torch._dynamo.utils.counters.clear()
@@ -182,7 +182,7 @@ def test_a_compiled_step_trains_the_same_model_and_compiles_nothing_after_the_fi
 @pytest.mark.parametrize(
     ("error", "reason"), [(RuntimeError("no compiler\nat all"), "no compiler"), (OSError(), "OSError")]
 )
-def test_where_nothing_can_be_compiled_the_run_says_so_and_continues(tmp_path, monkeypatch, capsys, error, reason):
+def test_if_nothing_can_be_compiled_the_run_says_so_and_continues(tmp_path, monkeypatch, capsys, error, reason):
     def broken(*_):
         raise error
 

@@ -58,7 +58,7 @@ def test_the_loss_of_a_batch_is_the_size_weighted_loss_of_its_parts():
     torch.testing.assert_close(whole, sum(parts))
 
 
-def test_with_noise_the_encoder_sees_it_new_every_time_and_the_target_stays_clean():
+def test_the_encoder_sees_fresh_noise_every_time_and_the_target_stays_clean():
     seen = []
     model = vanilla_ae.Autoencoder(3)
     model.encode = lambda images: seen.append(images) or images
@@ -72,7 +72,7 @@ def test_with_noise_the_encoder_sees_it_new_every_time_and_the_target_stays_clea
     assert (seen[0] - images)[inner].std().item() == pytest.approx(0.3, abs=0.03)
 
 
-def test_a_denoising_run_reports_and_draws_what_it_removed(tmp_path):
+def test_a_denoising_run_reports_and_draws_its_results(tmp_path):
     folders = ["--run-dir", str(tmp_path / "run"), "--images-dir", str(tmp_path / "images")]
     vanilla_ae.main([*QUICK, "--noise", "0.5", "--latent-dim", "16", *folders])
     test = json.loads((tmp_path / "run/results.json").read_text())["test"]

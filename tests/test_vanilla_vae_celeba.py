@@ -67,7 +67,7 @@ def test_the_elbo_equals_that_of_torch_distributions(monkeypatch):
     torch.testing.assert_close(terms["mse"], (reconstruction - images).square().mean(dim=(1, 2, 3)))
 
 
-def test_the_training_variance_is_the_one_of_greatest_likelihood():
+def test_the_training_variance_maximizes_the_likelihood():
     model, images = script.VariationalAutoencoder(4, 32).train(), torch.rand(6, 3, 32, 32)
     torch.manual_seed(0)
     calibrated = script.loss(model, images)
@@ -83,7 +83,7 @@ def test_the_training_variance_is_the_one_of_greatest_likelihood():
 
 
 def test_the_loss_of_a_batch_is_the_size_weighted_loss_of_its_parts():
-    """With the variance given; a batch's own variance ties its images together."""
+    """With a fixed variance; a batch's own variance ties its images together."""
     model, images = script.VariationalAutoencoder(4, 32).eval(), torch.rand(7, 3, 32, 32)
     whole = script.loss(model, images, ae=True)["loss"].mean()
     parts = [script.loss(model, part, ae=True)["loss"].mean() * len(part) / 7 for part in images.split([2, 5])]

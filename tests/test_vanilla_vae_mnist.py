@@ -155,7 +155,7 @@ def test_the_importance_weighted_bound_is_never_below_the_elbo_on_average(model,
     assert bounds[1].mean() > bounds[0].mean()
 
 
-def test_the_figures_are_there_and_show_the_means(trained, model, few_digits):
+def test_all_figures_are_written_and_show_the_means(trained, model, few_digits):
     names = {path.name for path in (trained[0] / "images").iterdir()}
     own = {"reconstructions.png", "manifold.png", "curves.png", "samples.png", "interpolation.png", "explorer.html"}
     assert names == {"3.png", *(f"vanilla_vae_mnist_{name}" for name in own)}
@@ -185,7 +185,7 @@ def test_the_manifold_lies_at_the_quantiles_of_the_prior(trained, model):
         torch.testing.assert_close(grid[row, column], expected, atol=1e-4, rtol=1e-3)
 
 
-def test_a_collapsed_posterior_is_said(tmp_path, capsys, monkeypatch):
+def test_a_collapsed_posterior_is_reported(tmp_path, capsys, monkeypatch):
     draw_nothing(monkeypatch, script)
     monkeypatch.setattr(script, "LIKELIHOOD_SAMPLES", 1)
     folders = ["--run-dir", str(tmp_path / "run"), "--images-dir", str(tmp_path / "images")]
