@@ -1,7 +1,5 @@
 """Scores of codes and pictures."""
 
-import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -35,28 +33,6 @@ def active_units(means: Tensor) -> int:
     Burda et al. 2016, section 5.2.
     """
     return int((means.var(dim=0, correction=0) > 0.01).sum())
-
-
-def log_likelihood(
-    images: Tensor,
-    encode: Callable[[Tensor], tuple[Tensor, Tensor]],
-    log_probability: Callable[[Tensor, Tensor], Tensor],
-    samples: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """The importance-weighted bound on log p(x) in nats, (B, ...) -> (B,) (Burda et al. 2016, equation 8).
-
-    `encode(images)` gives the mean and log-variance of q(z|x), (B, D) each; `log_probability(images, latent)`
-    gives log p(x|z), (B,). With one sample this is the ELBO; with more it rises to log p(x).
-    """
-    mean, log_variance = encode(images)
-    weights = []
-    for _ in range(samples):
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-        latent = mean + noise * torch.exp(0.5 * log_variance)
-        log_prior_over_posterior = 0.5 * (noise.square() + log_variance - latent.square()).sum(dim=1)
-        weights.append(log_probability(images, latent) + log_prior_over_posterior)
-    return torch.stack(weights).logsumexp(dim=0) - math.log(samples)
 
 
 def median_filter(images: Tensor, width: int = 3) -> Tensor:

@@ -30,7 +30,6 @@ def small(monkeypatch, few_digits):
         "trained_classifier",
         lambda images, targets, epochs, *rest, **more: original(images, targets, 1, *rest, **more),
     )
-    monkeypatch.setattr(claims.vanilla_vae_mnist, "LIKELIHOOD_SAMPLES", 1)
     monkeypatch.setattr(device, "SECONDS", 0.0)
     draw_nothing(monkeypatch, claims.vanilla_ae, claims.vanilla_vae_mnist, claims.vanilla_vae_celeba)
     for module in (claims, claims.vanilla_ae, claims.vanilla_vae_mnist):

@@ -137,7 +137,6 @@ def small(monkeypatch, digits):
     monkeypatch.setattr(recipes, "QUICK", {"digits": 300, "faces": 100})
     for module in (recipes, recipes.vanilla_ae, recipes.vanilla_vae_mnist):
         monkeypatch.setattr(module, "load_digits", lambda *_: (train, test))
-    monkeypatch.setattr(recipes.vanilla_vae_mnist, "LIKELIHOOD_SAMPLES", 1)
     monkeypatch.setattr(device, "SECONDS", 0.0)
     draw_nothing(monkeypatch, recipes.vanilla_ae, recipes.vanilla_vae_mnist)
     return calls

@@ -11,10 +11,8 @@ from torch.distributions import kl_divergence as reference_kl
 
 import vanilla_vae_celeba
 import vanilla_vae_mnist as script
-from common import training
 from common.data.tensors import to_float
 from common.figures import maps
-from common.metrics import log_likelihood
 from common.training import checkpoint
 
 QUICK = ["--limit", "3000", "--epochs", "3", "--batch-size", "64", "--precision", "fp32"]
@@ -132,27 +130,12 @@ def test_the_results_hold_every_score_and_the_error_of_the_model_on_the_test_spl
     results = json.loads((trained[0] / "run/results.json").read_text())
     assert set(results["test"]) == {
         "neg_elbo_grey", "neg_elbo_binary", "recon_grey", "kl", "active_units", "mse", "knn",
-        "log_likelihood_binary_20_samples",
     }  # fmt: skip
     assert 0 <= results["test"]["active_units"] <= 2
-    # On average the bound with many samples is above the ELBO, the bound with one.
-    assert -results["test"]["neg_elbo_binary"] < results["test"]["log_likelihood_binary_20_samples"] < 0
     with torch.no_grad():
         images = to_float(few_digits[1].images)
         error = (model.decode(model.encode(images)[0]).sigmoid() - images).square().mean().item()
     assert results["test"]["mse"] == pytest.approx(error, rel=1e-4)
-
-
-def test_the_importance_weighted_bound_is_never_below_the_elbo_on_average(model, few_digits):
-    images = (few_digits[1].images[:200] > 127).float()
-    generator = torch.Generator().manual_seed(0)
-    bounds = [
-        log_likelihood(images, model.encode, lambda x, z: script.log_probability(model, x, z), samples, generator)
-        for samples in (1, 30)
-    ]
-    elbo = -training.evaluate(model, script.loss, (images * 255).byte(), torch.device("cpu"))["neg_elbo"]
-    assert bounds[0].mean().item() == pytest.approx(elbo, abs=2)
-    assert bounds[1].mean() > bounds[0].mean()
 
 
 def test_all_figures_are_written_and_show_the_means(trained, model, few_digits):
@@ -187,7 +170,6 @@ def test_the_manifold_lies_at_the_quantiles_of_the_prior(trained, model):
 
 def test_a_collapsed_posterior_is_reported(tmp_path, capsys, monkeypatch):
     draw_nothing(monkeypatch, script)
-    monkeypatch.setattr(script, "LIKELIHOOD_SAMPLES", 1)
     folders = ["--run-dir", str(tmp_path / "run"), "--images-dir", str(tmp_path / "images")]
     quick = ["--limit", "2000", "--epochs", "1", "--batch-size", "32", "--beta", "1000", "--latent-dim", "3"]
     script.main([*quick, "--precision", "fp32", *folders])
