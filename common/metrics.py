@@ -1,6 +1,5 @@
 """Scores of codes and pictures."""
 
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -48,7 +48,7 @@ def write(path: Path, files: dict) -> Path:
 
 
 def load(path: Path | None, data_dir: Path, size: int = SIZE) -> Faces:
-    """The loaded faces, after checking what every result promises."""
+    """The loaded faces, after checks that every result must pass."""
     faces = load_faces(path and str(path), data_dir, size)
     count = len(faces.names)
     assert faces.images.shape == (count, 3, size, size) and faces.images.dtype == torch.uint8

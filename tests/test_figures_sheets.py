@@ -39,4 +39,4 @@ def test_curves_show_training_and_validation_of_every_term():
     error, kl = figure.axes
     assert [list(line.get_ydata()) for line in error.lines] == [[1, 1 / 2, 1 / 3], [2, 1, 2 / 3]]
     assert [list(line.get_ydata()) for line in kl.lines] == [[-1, 0, 1]]
-    assert (error.get_yscale(), kl.get_yscale()) == ("log", "linear")  # a logarithm would hide what is not positive
+    assert (error.get_yscale(), kl.get_yscale()) == ("log", "linear")  # a logarithm would hide negative values

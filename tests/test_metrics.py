@@ -1,6 +1,5 @@
 """Scores of codes and pictures, compared with known values."""
 
-
 import pytest
 import torch
 

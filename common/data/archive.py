@@ -54,7 +54,7 @@ class Source(NamedTuple):
         with archive:
 
             def read(info: zipfile.ZipInfo) -> bytes:
-                # zipfile puts no bound on what other methods (bzip2, LZMA) decompress to.
+                # zipfile doesn't bound the output of other methods (bzip2, LZMA).
                 if info.file_size > MAX_BYTES or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise ValueError(f"too large ({info.file_size:,} bytes), or neither stored nor deflated")
                 with lock, archive.open(info) as file:

@@ -52,13 +52,13 @@ DOWNLOAD_SECONDS = 3_600  # at most
 
 @dataclass(frozen=True)
 class Faces:
-    """Square face pictures, in the order of their names, and what is known about them.
+    """Square face pictures, in the order of their names, with their labels and parts.
 
     images: (N, 3, S, S) uint8 RGB, channels_last; mapped from the cache, so read on first use.
     split: (N,) uint8, 0 train, 1 valid, 2 test.
-    attributes: (N, A) bool, named by attribute_names, CelebA's own; None where the pictures have no labels.
+    attributes: (N, A) bool, named by attribute_names, CelebA's own; None if the pictures have no labels.
     names: N paths in the folder or zip.
-    source: what the pictures are, for the console and the titles of figures; drawn: whether draw_faces made them.
+    source: a name of the pictures, for the console and the titles of figures; drawn: whether draw_faces made them.
     """
 
     images: Tensor
@@ -156,7 +156,7 @@ def _prepare(source: archive.Source, size: int, file: BinaryIO) -> dict[str, obj
             for good, bad, pixels in pool.map(partial(_decode_chunk, size=size), chunks[start : start + AHEAD]):
                 aligned |= good
                 broken += bad
-                file.write(pixels)  # not mapped: a full disk then raises instead of SIGBUS
+                file.write(pixels)  # not mapped: a full disk then raises an error, not SIGBUS
                 bar.update(len(good) + len(bad))
         bar.close()
     if broken:
@@ -213,7 +213,7 @@ def _decode(data: bytes, name: str, size: int) -> tuple[np.ndarray, bool]:
     """One picture as (S, S, 3) uint8 RGB, and whether it is an aligned CelebA picture."""
     named = ALIGNED_NAME.fullmatch(name) is not None
     if named and data[158:168] == ALIGNED_FRAME:
-        # Once resized, these are Pillow's pixels within one grey level, in half the time. Pillow reads all files that
+        # Once resized, these are Pillow's pixels within one grey level, in half the time. Pillow reads the files that
         # torchvision can't, and will read everything once torchvision drops its deprecated decoder.
         with contextlib.suppress(ImportError, RuntimeError):
             from torchvision.io import ImageReadMode, decode_jpeg  # here: it takes a second, and few runs need it

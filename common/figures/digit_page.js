@@ -30,7 +30,7 @@ const sigmoid = logits => logits.map(logit => 1 / (1 + Math.exp(-logit)));
 // The grey levels in [0, 1] of the image at a place.
 const decode = place => sigmoid(run(decoder, place));
 
-// A test image's grey levels in [0, 1], `originals.size` pixels a side.
+// A test image's grey levels in [0, 1], `originals.size` pixels per side.
 function original(n) {
   const {size, levels, images} = originals;
   return Float32Array.from(images.subarray(n * size ** 2, (n + 1) * size ** 2), level => level / (levels - 1));
@@ -188,7 +188,7 @@ function reveal([x, y]) {
 function click() {
   pause();
   ends = ends.length === 1 ? [ends[0], place] : [place];
-  $("walk").value = ends.length - 1;  // where the place is now
+  $("walk").value = ends.length - 1;  // the end at the place
   later(drawLine, drawMarks);
   if (nearest() >= 0) take(nearest());
 }

@@ -22,7 +22,7 @@ NOISE_SEED = 0
 
 @dataclass(frozen=True)
 class DigitFigures(sheets.Figures):
-    """A trained model's test digits, their codes, and where their figures go.
+    """A trained model's test digits, their codes, and the folder of their figures.
 
     digits: the test images. latent: their codes (N, D). decode: codes (B, D) -> grey levels (B, 1, 28, 28).
     prior: whether the codes have the prior N(0, I), which is then drawn into the maps. See `Figures` for the others.

@@ -23,7 +23,7 @@ STRENGTHS = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
 
 @dataclass(frozen=True)
 class FaceFigures(sheets.Figures):
-    """A trained model's test faces, their codes, and where their figures go.
+    """A trained model's test faces, their codes, and the folder of their figures.
 
     originals: the test faces (N, 3, S, S) uint8. latent: their codes (N, D). train_latent: those of the training
     faces (M, D). decode: codes (B, D) -> pixels (B, 3, S, S). See `Figures` for the others.

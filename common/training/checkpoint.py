@@ -58,7 +58,7 @@ def load(path: Path) -> dict:
 
 
 def check_same_run(state: dict, script: str, arguments: dict, data: str, path: Path) -> None:
-    """Raise UserError, naming what differs, unless the checkpoint `state` is of `script`, `arguments` and `data`."""
+    """Raise UserError, naming the difference, unless the checkpoint `state` is of `script`, `arguments` and `data`."""
     if state["script"] != script:
         raise UserError(f"{path} was written by {state['script']}.py, not {script}.py: choose another --run-dir")
     if state["data"] != data:

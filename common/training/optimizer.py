@@ -88,9 +88,9 @@ class Optimizer:
 class Muon(torch.optim.Optimizer):
     """Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
 
-    A step follows the matrix's Nesterov momentum, after making all its singular values nearly equal.
-    Its size is that of AdamW's steps (Liu et al. 2025, "Muon is Scalable for LLM Training"), so that `lr` means
-    about the same.
+    A step follows the matrix's Nesterov momentum, after making all its singular values nearly equal. Its
+    size is that of AdamW's steps (Liu et al. 2025, "Muon is Scalable for LLM Training"), so that `lr` means about the
+    same.
 
     torch.optim.Muon takes no convolutions, and computes each matrix separately, always in bfloat16, which is forty
     times as slow on a CPU without such arithmetic. Here those of one shape are batched, in `dtype`, large ones split.

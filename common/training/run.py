@@ -39,10 +39,10 @@ class Objective(nn.Module):
 
 
 class Run:
-    """One run of a script, made by `start`: how it computes, and what it has finished.
+    """One run of a script, made by `start`: how it computes, and its finished epochs.
 
     script, args: the script's name and its arguments, which are never changed.
-    device, precision: where it computes, and in "fp32" or "bf16" (known after `prepare`).
+    device, precision: where it computes, and how: in "fp32" or "bf16", once `prepare` has returned.
     history: the finished epochs, a dict of numbers each. images: how many it trains on.
     data: a description of the images; a resumed run must see the same.
     """

@@ -3,14 +3,14 @@
     python tests/measure/benchmark.py                        the table, in about five minutes on 2 cores
     python tests/measure/benchmark.py --rows steps precision    some of its rows
     python tests/measure/benchmark.py --json FILE            also as JSON
-    python tests/measure/benchmark.py --recipes digits20     well-known recipes beside ours, see recipes.py
+    python tests/measure/benchmark.py --recipes digits20     well-known recipes against ours: see recipes.py
     python tests/measure/benchmark.py --device cuda          on a GPU, where our step is also compiled
 
 Ours and the usual way alternate in one process, so that a drift in the machine's speed affects both; the ratio is the
-median over the rounds, with its range. "The usual way" is what tutorials and well-known repositories show, written as
+median over the rounds, with its range. "The usual way" is that of tutorials and well-known repositories, written as
 a competent user would: a torchvision Dataset with ToTensor, a DataLoader, fp32, contiguous layout, zero_grad, backward,
 step, and `.item()` in every step for the progress line; for faces a Dataset that decodes, crops, resizes and flips each
-picture in every epoch. The loader has the workers that are fastest on 2 cores: none for digits, two for faces; with a
+picture in every epoch. The loader has as many workers as are fastest on 2 cores: none for digits, two for faces; with a
 GPU, one per core. Networks, losses and batch sizes are the scripts' own on both sides; so are the optimizers' methods,
 in PyTorch's own implementation on the usual side: for faces AdamW alone, since its Muon takes no convolutions.
 """
@@ -462,7 +462,7 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="rows to measure (default: all)")
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
-    flags.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to compute")
+    flags.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="the device to compute on")
     flags.add_argument("--recipes", nargs="*", metavar="GROUP", help="run recipes.py with these groups instead")
     args = flags.parse_args()
     if args.recipes is not None:

@@ -57,7 +57,7 @@ def linear_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labe
 def frechet_distance(first: Tensor, second: Tensor) -> float:
     """The squared Fréchet distance between the Gaussians fitted to features (N, F) and (M, F).
 
-    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Dowson & Landau 1982), which is the FID where the features are
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Dowson & Landau 1982), which is the FID if the features are
     the Inception network's (Heusel et al. 2017), and a number of its own scale with any other network's.
     """
     first, second = first.double(), second.double()
