@@ -18,7 +18,7 @@ from common import cli, training
 from common.data.digits import DATASETS, load_digits
 from common.data.tensors import add_noise, to_float
 from common.figures import digit_page
-from common.figures.digits import DigitFigures
+from common.figures.digits import DigitFigures, draw_denoising
 from common.metrics import knn_accuracy
 
 SCRIPT = "vanilla_ae"
@@ -130,7 +130,8 @@ def main(argv: list[str] | None = None) -> None:
         subtitle = f"test MSE {scores['mse']:.4f}, 5-NN accuracy {scores['knn']:.1%}"
         figures = DigitFigures(title, subtitle, args.images_dir, SCRIPT, test, latent, decode)
         if args.noise:
-            scores |= figures.denoising(args.noise, restore=lambda noisy: decode(encode(noisy)))
+            path = figures.path("denoising")
+            scores |= draw_denoising(test, args.noise, lambda noisy: decode(encode(noisy)), path)
         run.write_results(args.dataset, scores)
 
         figures.map(args.images_dir / "1.png")

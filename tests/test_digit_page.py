@@ -125,14 +125,14 @@ def test_no_page_is_written_if_it_would_be_inexact_or_too_large(small, capsys, m
     monkeypatch.setattr(digit_page, name, value)  # rounded weights are too coarse for the first two
     small["path"].write_text("a page of another model")
     digit_page.write(**small)
-    assert not small["path"].exists() and "warning: no " in capsys.readouterr().err
+    assert not small["path"].exists() and "no explorer page " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["encoder", "decoder"])
 def test_no_page_is_written_for_a_layer_that_it_does_not_know(small, capsys, name):
     small[name][-2] = nn.GELU()
     digit_page.write(**small)
-    assert not small["path"].exists() and "warning: no " in capsys.readouterr().err
+    assert not small["path"].exists() and "no explorer page " in capsys.readouterr().out
 
 
 def test_a_collapsed_model_has_a_page(small):

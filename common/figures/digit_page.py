@@ -5,7 +5,6 @@ whatever a reader draws.
 """
 
 import copy
-import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -17,8 +16,7 @@ from torch.nn import functional as F
 from common.data.digits import Digits
 from common.data.tensors import to_float
 from common.figures import layers, maps
-from common.figures.page import pack, pack_nibbles, render
-from common.files import write_atomically
+from common.figures.page import pack, pack_nibbles, render, save
 
 TEMPLATE = "digit_page.html"
 LIMIT = 3_000_000  # bytes of the page
@@ -44,24 +42,14 @@ def write(
 
     At any point of its area, the page's image is within a mean absolute error of 0.02 grey levels of the decoder's in
     fp32, and its codes are within 1% of the area's side. If the rounded weights are too coarse for that or too large
-    for the limit, or the page doesn't know a kind of layer, no page is written, with a warning on stderr. Raises
+    for the limit, or the page doesn't know a kind of layer, no page is written, and the console says so. Raises
     UserError if `path` can't be written.
     """
     if latent.shape[1] != 2:
-        path.unlink(missing_ok=True)  # it would show another model
-        print(f"no explorer page: it needs a latent space of 2 dimensions, not {latent.shape[1]}")
-        return
-    page = _page(digits, latent, encoder, decoder, title, prior)
-    if page is None:
-        path.unlink(missing_ok=True)  # it would show another model
-        print(
-            f"warning: no {path}: the model's layers don't fit into {LIMIT / 1e6:.0f} MB with an error below {BOUND} "
-            f"grey levels and {CODE_BOUND:.0%} of the map",
-            file=sys.stderr,
-        )
+        save(path, f"it needs a latent space of 2 dimensions, not {latent.shape[1]}")
     else:
-        write_atomically(path, page)
-        print(f"wrote {path}", flush=True)
+        inexact = f"its layers don't fit into {LIMIT / 1e6:.0f} MB with errors below {BOUND} and {CODE_BOUND:.0%}"
+        save(path, _page(digits, latent, encoder, decoder, title, prior) or inexact)
 
 
 @torch.no_grad()

@@ -91,10 +91,6 @@ class DigitFigures(sheets.Figures):
         rows = images.view(10, 10, 28, 28)
         sheets.save(sheets.pictures(rows.numpy(), title), self.path("samples"))
 
-    def denoising(self, noise: float, restore: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """See `draw_denoising`."""
-        return draw_denoising(self.digits, noise, restore, self.path("denoising"))
-
 
 def first_of_each_class(digits: Digits, count: int) -> Tensor:
     """The indices of the first `count` pictures of each class, class by class."""

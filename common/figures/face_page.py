@@ -17,8 +17,7 @@ from common.data.faces import Faces
 from common.data.tensors import to_float
 from common.figures import layers
 from common.figures.faces import DIRECTIONS, FaceFigures
-from common.figures.page import listed, render
-from common.files import write_atomically
+from common.figures.page import listed, render, save
 from common.latent import fit_gaussian
 
 LIMIT = 6_000_000  # bytes of the page
@@ -48,13 +47,7 @@ def write(
     codes' spread. If that makes the page too large, a browser would be too slow, or the page doesn't know a kind of
     layer, no page is written, and the console says why. Raises UserError if `path` can't be written.
     """
-    page = _page(figures, encoder, decoder, labels, faces)
-    if isinstance(page, str):
-        path.unlink(missing_ok=True)  # it would show another model
-        print(f"no explorer page {path}: {page}")
-    else:
-        write_atomically(path, page)
-        print(f"wrote {path}", flush=True)
+    save(path, _page(figures, encoder, decoder, labels, faces))
 
 
 @torch.no_grad()

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.files import write_atomically
+
 FOLDER = Path(__file__).parent
 
 
@@ -22,6 +24,16 @@ def render(template: str, content: dict) -> bytes:
         return (FOLDER / match[1]).read_text(encoding="utf-8")
 
     return re.sub(r"\{\{([\w.]+)\}\}", included, (FOLDER / template).read_text(encoding="utf-8")).encode()
+
+
+def save(path: Path, page: bytes | str) -> None:
+    """Write `page` to `path`, atomically; a `str` says why there is none. Raises UserError if that fails."""
+    if isinstance(page, str):
+        path.unlink(missing_ok=True)  # it would show another model
+        print(f"no explorer page {path}: {page}", flush=True)
+    else:
+        write_atomically(path, page)
+        print(f"wrote {path}", flush=True)
 
 
 def listed(values: Tensor) -> list:
