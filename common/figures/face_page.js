@@ -178,7 +178,7 @@ async function addFaces() {
 
 async function begin() {
   document.title = $("title").textContent = content.title;
-  const celeba = content.source === "CelebA" ? " CelebA's licence forbids passing them on, so don't share this page." : "";
+  const celeba = content.source === "CelebA" ? " CelebA's licence forbids passing them on: don't share this page." : "";
   $("footer").textContent = `This page holds ${content.faces.codes.length} pictures of ${content.source}.${celeba}`;
   const {encoder, decoder} = content;
   await ask({networks: {encoder, decoder}});
