@@ -1,1 +1,0 @@
-"""Code that the three scripts share: everything but the models."""

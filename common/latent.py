@@ -8,9 +8,8 @@ from torch import Tensor
 
 
 def interpolate(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """`steps` points on the straight line from `start` to `end`, both included: (..., D) -> (steps, ..., D)."""
-    weight = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
-    weight = weight.view(-1, *[1] * start.ndim)
+    """`steps` points on the straight line from `start` to `end`, both included: (D,) -> (steps, D)."""
+    weight = torch.linspace(0, 1, steps)[:, None]
     return start * (1 - weight) + end * weight
 
 

@@ -67,27 +67,21 @@ def _page(
         return None
     codes, exact = (network(to_float(chosen))[:, :2] for network in (encoding.rounded, copy.deepcopy(encoder).cpu()))
     shown, expected = (network(places).sigmoid() for network in (decoding.rounded, copy.deepcopy(decoder).cpu()))
-    # NaN fails both comparisons.
-    if not (codes - exact).norm(dim=1).max() <= CODE_BOUND * side:
-        return None
-    if not (shown - expected).abs().mean(dim=1).max() <= BOUND:
+    distance, error = (codes - exact).norm(dim=1).max(), (shown - expected).abs().mean(dim=1).max()
+    if not (distance <= CODE_BOUND * side and error <= BOUND):  # also where a number is NaN
         return None
     present = digits.labels.unique().tolist()
     centres = np.stack([latent[digits.labels == label].median(dim=0).values.numpy() for label in present])
     places = maps.spread_apart(centres, 0.04 * side)
+    colours = [mpl.colors.to_hex(colour) for colour in maps.PALETTE]
     content = {
         "title": title,
         "prior": prior,
         "boxed": _boxed(chosen),
         "area": {"left": low[0].item(), "bottom": low[1].item(), "side": side},
         "classes": [
-            {
-                "label": label,
-                "name": digits.classes[label],
-                "colour": mpl.colors.to_hex(maps.PALETTE[label % len(maps.PALETTE)]),
-                "place": place.tolist(),
-            }
-            for label, place in zip(present, places, strict=True)
+            {"label": label, "name": digits.classes[label], "colour": colours[label % len(colours)], "place": place}
+            for label, place in zip(present, places.tolist(), strict=True)
         ],
         "points": pack(((latent - low) / side * 65535).round(), "<u2"),
         "labels": pack(digits.labels, "u1"),

@@ -39,11 +39,9 @@ def tile(pictures: np.ndarray, gap: int = 2) -> np.ndarray:
     if pictures.ndim == 4:
         pictures = 1 - pictures[..., None]  # ink on paper
     rows, columns, height, width, channels = pictures.shape
-    sheet = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), pictures.dtype)
-    for row in range(rows):
-        for column in range(columns):
-            top, left = row * (height + gap), column * (width + gap)
-            sheet[top : top + height, left : left + width] = pictures[row, column]
+    framed = np.pad(pictures, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=1)
+    sheet = framed.swapaxes(1, 2).reshape(rows * (height + gap), columns * (width + gap), channels)
+    sheet = sheet[: len(sheet) - gap, : sheet.shape[1] - gap]
     return np.repeat(sheet, 3, axis=2) if channels == 1 else sheet
 
 

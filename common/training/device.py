@@ -20,7 +20,7 @@ CLEARLY = 0.95  # bf16 must take less than this share of fp32's time; otherwise 
 def keep_freed_memory() -> None:
     """Make glibc keep the memory that a step frees for the next: up to twice the largest block freed, here 30 MB.
 
-    Otherwise the system would clear it again in every step, which takes 5% of a step of 2048 digits.
+    Otherwise the system would clear it again in every step, which takes 4% of a step of 512 digits.
     """
     torch.empty(30 * 2**20, dtype=torch.uint8)
 
