@@ -41,9 +41,6 @@ def median_filter(images: Tensor, width: int = 3) -> Tensor:
 
 
 def psnr(images: Tensor, clean: Tensor) -> float:
-    """The peak signal-to-noise ratio of `images` (B, C, H, W) in [0, 1] in dB, the mean over the images.
-
-    Capped at 120 dB, which float32 can't distinguish from equality.
-    """
+    """The mean peak signal-to-noise ratio of `images` (B, C, H, W) in [0, 1] in dB; 120 dB stand for equality."""
     error = (images - clean).square().flatten(1).mean(dim=1).clamp(min=1e-12)
     return (-10 * error.log10()).mean().item()

@@ -81,22 +81,20 @@ def _page(
         return f"its faces would be off by more than {BOUND}"
 
     variances = factor.square().sum(dim=0)
-    page = render(
-        "face_page.html",
-        {
-            "title": figures.title,
-            "source": faces.source,
-            "size": pictures.shape[-1],
-            "faces": {"pictures": _png(figures.originals[:SHOWN]), "codes": listed(latent[:SHOWN])},
-            "attributes": [] if labels is None else _attributes(figures.train_latent, labels, faces.attribute_names),
-            "mean": listed(mean),
-            "components": listed(factor.flip(1).T),  # the strongest first, a standard deviation long
-            "shares": listed((variances / variances.sum().clamp(min=1e-30)).flip(0)[:COMPONENTS]),
-            "eyes": EYES.get(faces.source, ()),
-            "encoder": encoding.written,
-            "decoder": decoding.written,
-        },
-    )
+    content = {
+        "title": figures.title,
+        "source": faces.source,
+        "size": pictures.shape[-1],
+        "faces": {"pictures": _png(figures.originals[:SHOWN]), "codes": listed(latent[:SHOWN])},
+        "attributes": [] if labels is None else _attributes(figures.train_latent, labels, faces.attribute_names),
+        "mean": listed(mean),
+        "components": listed(factor.flip(1).T),  # the strongest first, a standard deviation long
+        "shares": listed((variances / variances.sum().clamp(min=1e-30)).flip(0)[:COMPONENTS]),
+        "eyes": EYES.get(faces.source, ()),
+        "encoder": encoding.written,
+        "decoder": decoding.written,
+    }
+    page = render("face_page.html", content)
     return page if len(page) <= LIMIT else f"it would take {len(page) / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}"
 
 

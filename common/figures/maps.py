@@ -48,8 +48,7 @@ class LatentMap:
         for label, centre in zip(present, spread_apart(centres, 0.04 * np.ptp(points, axis=0).max()), strict=True):
             axes.text(*centre, self.classes[label], color=colours[label % len(PALETTE)] * 0.7, **font)
         axes.set_aspect("equal", adjustable="datalim")
-        axes.set_xlabel(self.axis_names[0])
-        axes.set_ylabel(self.axis_names[1])
+        axes.set(xlabel=self.axis_names[0], ylabel=self.axis_names[1])
 
     def figure(self, title: str) -> Figure:
         """The map alone."""
@@ -95,6 +94,5 @@ def manifold(
     axes.imshow(np.clip(tile(grid, gap=0), 0, 1), extent=extent, interpolation="nearest")
     if extent is None:
         axes.set(xticks=[], yticks=[])
-    axes.set_xlabel(f"{axis_names[0]} {note}")
-    axes.set_ylabel(f"{axis_names[1]} {note}")
+    axes.set(xlabel=f"{axis_names[0]} {note}", ylabel=f"{axis_names[1]} {note}")
     return figure

@@ -85,8 +85,7 @@ def curves(history: Sequence[dict], names: dict[str, str], title: str) -> Figure
             axes.set_yscale("log")  # The first epoch would otherwise flatten all the others.
             axes.yaxis.set_major_formatter(ScalarFormatter())
             axes.yaxis.set_minor_formatter(ScalarFormatter())
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(label)
+        axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3, which="both")
         if f"valid_{name}" in history[0]:

@@ -212,8 +212,7 @@ class Epoch:
         self.steps, self.step = math.ceil(len(self.images) / self.batch_size), 0
         self.losses = torch.zeros(self.steps, device=self.run.device)
         self.sums: dict[str, Tensor] = {}
-        self.means: dict[str, float] = {}
-        self.speed: dict[str, float] = {}
+        self.means, self.speed = {}, {}
 
     def __iter__(self) -> Iterator[Tensor]:
         seed, epochs, count = self.run.args.seed, self.run.args.epochs, len(self.images)
