@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gc
 import math
 import signal
 import sys
@@ -78,6 +79,8 @@ def run(main: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, stop)
     try:
         main()
+        gc.freeze()  # As it ends, Python would otherwise search all of PyTorch's objects for garbage, for a second.
+        return
     except UserError as error:
         code, message = 2, f"error: {error}"
     except KeyboardInterrupt as error:
@@ -89,8 +92,6 @@ def run(main: Callable[[], None]) -> None:
         if not out_of_memory(error):
             raise
         code, message = 2, "error: out of memory: choose a smaller --batch-size, --latent-dim or --limit"
-    else:
-        return
     print(message, file=sys.stderr, flush=True)
     if parallel.world() > 1:
         parallel.leave(code)
