@@ -149,6 +149,7 @@ def draw_nothing(patch, *scripts):
         figures, page = ("FaceFigures", "face_page") if faces else ("DigitFigures", "digit_page")
         patch.setattr(script, figures, lambda *_, **__: NoFigures())
         patch.setattr(getattr(script, page), "write", lambda *_, **__: None)
+        patch.setattr(script, "draw_denoising", lambda *_: {}, raising=False)
 
 
 def ends_in_one_line(capsys, main):
