@@ -400,7 +400,7 @@ def claims_of_faces(args: Namespace) -> None:
         for name, model in models.items():
             rows.append(walk(originals, codes[name][1], model.decode, first, first + 1, face_figures.STEPS))
             names.append(name)
-    title = f"The first test faces in pairs, and what lies between them: autoencoder and VAE on {faces.source}"
+    title = f"The first test faces in pairs, and the faces between them: autoencoder and VAE on {faces.source}"
     sheet = torch.stack(rows).movedim(2, -1).numpy()
     sheets.save(
         sheets.pictures(sheet, title, sheets.walk_columns(face_figures.STEPS), names), args.images_dir / "5.png"
