@@ -343,9 +343,7 @@ def draw_digits(models: dict[str, Model], codes: dict[str, tuple[Tensor, Tensor]
             row = walk(originals, codes[name][1], models[name].decode, shown[first], shown[second], digit_figures.STEPS)
             rows.append(row[:, 0])
             names.append(kind)
-    title = (
-        f"The first test digits of two classes, and what lies between: autoencoder, VAE, {FIGURE_DIMENSIONS} dimensions"
-    )
+    title = f"The first digits of two classes, and those between them: AE and VAE, {FIGURE_DIMENSIONS} dimensions"
     sheet = sheets.pictures(torch.stack(rows).numpy(), title, sheets.walk_columns(digit_figures.STEPS), names)
     sheets.save(sheet, folder / "claims_interpolation.png")
 
