@@ -167,3 +167,39 @@ def test_calibration_gives_the_decoder_the_variance_of_an_epochs_error():
     model.decode = lambda latent: reconstruction
     expected = -Normal(reconstruction, math.sqrt(0.03)).log_prob(images).sum()
     torch.testing.assert_close(script.loss(model, images)["recon"][0], expected)
+
+
+def spread(mean, log_variance):
+    """The mean and the variance of q(z|x) averaged over images, and its mean KL divergence."""
+    return (
+        mean.mean(0),
+        mean.var(0, correction=0) + log_variance.exp().mean(0),
+        script.kl_divergence(mean, log_variance).mean(),
+    )
+
+
+def test_standardizing_changes_codes_to_lower_the_kl_but_no_picture():
+    torch.manual_seed(0)
+    model, images = script.VariationalAutoencoder(4, 32).eval(), torch.rand(50, 3, 32, 32)
+    with torch.no_grad():
+        model.encoder[-1].weight.mul_(20)
+        model.encoder[-1].bias.add_(1)
+        before = model.encode(images)
+        pictures = model.decode(before[0])
+        script.standardize(model, *before)
+        after = model.encode(images)
+        torch.testing.assert_close(model.decode(after[0]), pictures, atol=1e-5, rtol=1e-4)
+    means, variances, kl = spread(*after)
+    torch.testing.assert_close(means, torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(variances, torch.ones(4))
+    assert kl < spread(*before)[2] - 0.1
+    for shift, scale in ((0.1, 1.0), (-0.1, 1.0), (0.0, 1.1), (0.0, 0.9)):
+        assert spread(after[0] * scale + shift, after[1] + 2 * math.log(scale))[2] > kl
+
+
+def test_a_run_ends_with_standardized_codes(trained, model):
+    train = to_float(select(trained[2].images, trained[2].split == celeba.TRAIN))
+    with torch.no_grad():
+        means, variances, _ = spread(*model.encode(train))
+    torch.testing.assert_close(means, torch.zeros(24), atol=1e-3, rtol=0)
+    torch.testing.assert_close(variances, torch.ones(24), atol=1e-3, rtol=0)

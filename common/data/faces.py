@@ -151,14 +151,13 @@ def _prepare(source: archive.Source, size: int, file: BinaryIO) -> dict[str, obj
         _, parts = archive.read_table(tables, "list_eval_partition", pictures)
         queue = sorted(pictures.items())
         chunks = [queue[start : start + CHUNK] for start in range(0, len(queue), CHUNK)]
-        bar = tqdm(total=len(queue), desc="preparing faces", unit="face", disable=None)
-        for start in range(0, len(chunks), AHEAD):  # bounds the memory and the wait after Ctrl-C
-            for good, bad, pixels in pool.map(partial(_decode_chunk, size=size), chunks[start : start + AHEAD]):
-                aligned |= good
-                broken += bad
-                file.write(pixels)  # not mapped: a full disk then raises an error, not SIGBUS
-                bar.update(len(good) + len(bad))
-        bar.close()
+        with tqdm(total=len(queue), desc="preparing faces", unit="face", disable=None) as bar:
+            for start in range(0, len(chunks), AHEAD):  # bounds the memory and the wait after Ctrl-C
+                for good, bad, pixels in pool.map(partial(_decode_chunk, size=size), chunks[start : start + AHEAD]):
+                    aligned |= good
+                    broken += bad
+                    file.write(pixels)  # not mapped: a full disk then raises an error, not SIGBUS
+                    bar.update(len(good) + len(bad))
     if broken:
         problem = f"{source.path}: {len(broken):,} of {len(pictures):,} pictures cannot be read ({archive.few(broken)})"
         if len(broken) > MAX_BROKEN * len(pictures):

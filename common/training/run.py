@@ -195,7 +195,7 @@ class Run:
 class Epoch:
     """One pass over the images in its own order: iterate over it for batches on the device, in [0, 1].
 
-    Afterwards `means` holds the mean over the epoch's images of each term that `mean` was given.
+    `last` is whether no other follows. Afterwards, `means` holds the mean over the images of each term given to `mean`.
     """
 
     run: Run
@@ -209,6 +209,7 @@ class Epoch:
 
     def __post_init__(self) -> None:
         self.size = 0  # of the current batch, over all processes
+        self.last = self.number + 1 == self.run.args.epochs
         self.steps, self.step = math.ceil(len(self.images) / self.batch_size), 0
         self.losses = torch.zeros(self.steps, device=self.run.device)
         self.sums: dict[str, Tensor] = {}
