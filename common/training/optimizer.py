@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 MUON_LR = 3  # times AdamW's; on digits, 1.5 to 5 make no difference
 MOMENTUM = 0.95  # of Muon
-WEIGHT_DECAY = 0.1  # of Muon; AdamW's default of 0.01 would cost the VAE with 20 dimensions half a nat
+WEIGHT_DECAY = 0.1  # of Muon; at 0.01, AdamW's default, the VAE with 20 dimensions would be 0.7 nats worse
 WARMUP = 0.3  # the share of the steps during which the learning rate rises
 LEAST_SIDE = 64  # the fewest rows and columns of a matrix that Muon trains
 LEAST_RANK = 8  # the fewest rows and columns of the matrix before it
