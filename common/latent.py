@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.metrics import nearest_points
+
 
 def interpolate(start: Tensor, end: Tensor, steps: int) -> Tensor:
     """`steps` points on the straight line from `start` to `end`, both included: (D,) -> (steps, D)."""
@@ -62,14 +64,13 @@ class Plane:
         return self.origin + coordinates @ self.basis.T
 
 
-def medoids(latent: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """For each class, the index of the point in `latent` (N, D) nearest its class's median: a typical example."""
-    found = []
-    for label in range(classes):
-        members = (labels == label).nonzero().flatten()
-        centre = latent[members].median(dim=0).values
-        found.append(members[(latent[members] - centre).norm(dim=1).argmin()])
-    return torch.stack(found)
+def typical(latent: Tensor, labels: Tensor) -> Tensor:
+    """For each class, the index of the point in `latent` (N, D) with the most of its class among its 200 neighbours.
+
+    A class in several parts may have its median between them, where points of other classes are.
+    """
+    own = (labels[nearest_points(latent, latent, min(200, len(latent)))] == labels[:, None]).sum(dim=1)
+    return torch.stack([torch.where(labels == label, own, 0).argmax() for label in labels.unique()])
 
 
 def fit_gaussian(latent: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,12 +37,19 @@ def test_one_dimension_lies_on_a_line():
     assert plane.lift(torch.randn(10, 2)).shape == (10, 1)
 
 
-def test_medoids_are_members_of_their_class_near_its_centre():
-    points = torch.tensor([[0.0, 0], [1, 0], [0, 1], [9, 9], [5, 5], [5.1, 5], [8, 0]])
-    labels = torch.tensor([0, 0, 0, 0, 1, 1, 1])
-    found = latent.medoids(points, labels, 2)
+def test_typical_points_lie_among_their_class_even_if_its_median_does_not():
+    """The first class has two parts, with the second class between them, where its median is."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.tensor([[-10.0, 0]] * 400 + [[10, 0]] * 300 + [[0, 0]] * 500)
+    points, labels = centres + torch.randn(1200, 2, generator=generator), torch.tensor([0] * 700 + [1] * 500)
+    points[0] = 0.0  # a stray
+    found = latent.typical(points, labels)
     assert labels[found].tolist() == [0, 1]
-    assert found[1] == 5
+    assert (points[found[0]] - torch.tensor([-10.0, 0])).norm() < 4 or (
+        points[found[0]] - torch.tensor([10.0, 0])
+    ).norm() < 4
+    assert points[found[1]].norm() < 4 and found[0] != 0
+    assert latent.typical(points[:5], labels[:5]).shape == (1,)
 
 
 def test_the_fitted_gaussian_has_the_codes_mean_and_covariance_even_where_they_do_not_vary():

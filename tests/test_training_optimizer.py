@@ -46,7 +46,7 @@ def test_steps_agree_with_those_of_pytorchs_muon():
     ours = make_matrices()
     theirs = [nn.Parameter(matrix.detach().clone().flatten(1)) for matrix in ours]
     start = copy.deepcopy(theirs)
-    optimizer = Muon(ours, lr=0.1)
+    optimizer = Muon(ours, 0.1, 0.1)
     reference = torch.optim.Muon(theirs, lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for seed in range(3):
         set_gradients(ours, seed)
@@ -61,7 +61,7 @@ def test_more_than_128_outputs_are_taken_64_at_a_time():
     generator = torch.Generator().manual_seed(0)
     whole = nn.Parameter(torch.randn(192, 300, generator=generator))
     parts = [nn.Parameter(part.clone()) for part in whole.detach().chunk(3)]
-    optimizers = [Muon([whole], lr=0.1), Muon(parts, lr=0.1)]
+    optimizers = [Muon([whole], 0.1, 0.1), Muon(parts, 0.1, 0.1)]
     whole.grad = torch.randn(192, 300, generator=generator)
     for part, gradient in zip(parts, whole.grad.chunk(3), strict=True):
         part.grad = gradient
@@ -72,11 +72,11 @@ def test_more_than_128_outputs_are_taken_64_at_a_time():
 
 def test_a_saved_optimizer_continues_bit_identically():
     matrices = make_matrices()
-    optimizer = Muon(matrices, lr=0.1)
+    optimizer = Muon(matrices, 0.1, 0.1)
     set_gradients(matrices, 1)
     optimizer.step()
     others = copy.deepcopy(matrices)
-    resumed = Muon(others, lr=0.1)
+    resumed = Muon(others, 0.1, 0.1)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for each, parameters in ((optimizer, matrices), (resumed, others)):
         set_gradients(parameters, 2)
@@ -89,8 +89,21 @@ def test_a_convolution_trains_alike_in_both_memory_layouts():
     layouts = [nn.Parameter(weight.clone()), nn.Parameter(to_channels_last(weight.clone()))]
     for parameter in layouts:
         parameter.grad = parameter.detach().cos()
-        Muon([parameter], lr=0.1).step()
+        Muon([parameter], 0.1, 0.1).step()
     torch.testing.assert_close(layouts[0].detach(), layouts[1].detach().contiguous(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("dimensions", "decay"), [(2, 0.01), (20, 0.1)])
+def test_weights_decay_less_with_a_thin_code(dimensions, decay):
+    model = vanilla_vae_mnist.VariationalAutoencoder(dimensions)
+    optimizer = Optimizer(model, 0.1)
+    optimizer.set_progress(0.3)  # at the peak of the learning rate
+    before = [weight.detach().clone() for weight in hidden_weights(model)]
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    for weight, old in zip(hidden_weights(model), before, strict=True):
+        torch.testing.assert_close(weight.detach(), old * (1 - 0.3 * decay))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor
 from common.data.digits import Digits
 from common.data.tensors import add_noise, to_float
 from common.figures import maps, sheets
-from common.latent import Plane, medoids, walk
+from common.latent import Plane, typical, walk
 from common.metrics import median_filter, psnr
 
 PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))  # Every class once, so that none is picked for its looks.
@@ -50,8 +50,8 @@ class DigitFigures(sheets.Figures):
     def interpolation(self, path: Path | None = None) -> None:
         """One digit turning into another along a straight line in the latent space, above the map with the lines."""
         points, originals = self.latent_map.points, to_float(self.digits.images)
-        typical = medoids(self.latent, self.digits.labels, len(self.digits.classes))
-        pairs = [(typical[first], typical[second]) for first, second in PAIRS]
+        examples = typical(self.latent, self.digits.labels)
+        pairs = [(examples[first], examples[second]) for first, second in PAIRS]
         rows = [walk(originals, self.latent, self.decode, first, second, STEPS) for first, second in pairs]
         lines = [(points[first], points[second]) for first, second in pairs]
         title = f"{self.title}: from one test image to another along a straight line in the latent space"
