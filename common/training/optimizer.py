@@ -10,7 +10,7 @@ from torch import Tensor, nn
 MUON_LR = 3  # times AdamW's; on digits, 1.5 to 5 make no difference
 MOMENTUM = 0.95  # of Muon
 WEIGHT_DECAY = 0.1  # of Muon; 0.01, AdamW's default, costs the VAE with 20 dimensions half a nat
-THIN_WEIGHT_DECAY = 0.01  # with a code of a few dimensions, whose decoder must be steep: 0.1 costs the VAE a nat
+THIN_WEIGHT_DECAY = 0.01  # with a code of a few dimensions, whose decoder must be steep: 0.1 costs the VAE 0.8 nats
 WARMUP = 0.3  # the share of the steps during which the learning rate rises
 LEAST_SIDE = 64  # the fewest rows and columns of a matrix that Muon trains
 LEAST_RANK = 8  # the fewest rows and columns of the matrix before it; one with fewer is thin
