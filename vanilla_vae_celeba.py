@@ -3,7 +3,7 @@
 python vanilla_vae_celeba.py --epochs 20                 train, then write images/4.png and the other figures
 python vanilla_vae_celeba.py --faces img_align_celeba.zip    read CelebA from this zip or folder
 python vanilla_vae_celeba.py --faces drawn --epochs 3    a quick try that downloads nothing
-python vanilla_vae_celeba.py --beta 1                    the ELBO itself: sharper reconstructions, worse samples
+python vanilla_vae_celeba.py --beta 1                    the ELBO itself: barely sharper pictures, worse samples
 python vanilla_vae_celeba.py --ae                        the same network as a plain autoencoder
 python vanilla_vae_celeba.py --resume                    continue after an interruption, or draw the figures again
 """
@@ -29,7 +29,7 @@ EPOCHS = 20
 BATCH_SIZE = 64  # in long runs; short ones take smaller batches unless --batch-size is given
 LEARNING_RATE = 2e-3
 LATENT_DIM = 128
-BETA = 8.0  # the best samples, and sharp reconstructions: see the sweep in tests/measure/README.md
+BETA = 8.0  # the best samples, and reconstructions nearly as sharp as with 1: see tests/measure/README.md
 WIDTHS = {32: (64, 96), 64: (64, 96, 192), 128: (64, 96, 192, 192)}  # size: channels at size/4, size/8, ..., 4 pixels
 
 
@@ -116,7 +116,7 @@ def calibrate(model: VariationalAutoencoder, mse: float) -> None:
 def standardize(model: VariationalAutoencoder, mean: Tensor, log_variance: Tensor) -> None:
     """Shift and scale each latent dimension so that q(z|x), averaged over images, has mean 0 and variance 1 like p(z).
 
-    The decoder undoes it. No other shifts and scales give a lower KL. mean, log_variance: the images', (N, D) each.
+    The decoder undoes it. No other shift and scale gives a lower mean KL. mean, log_variance: of N images, (N, D) each.
     """
     shift, scale = mean.mean(dim=0), (mean.var(dim=0, correction=0) + log_variance.exp().mean(dim=0)).sqrt()
     encoder, decoder = model.encoder[-1], model.decoder[0]

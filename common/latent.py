@@ -65,9 +65,9 @@ class Plane:
 
 
 def typical(latent: Tensor, labels: Tensor) -> Tensor:
-    """For each class, the index of the point in `latent` (N, D) with the most of its class among its 200 neighbours.
+    """For each class, the index of the point in `latent` (N, D) with the most of its class among the nearest 200.
 
-    A class in several parts may have its median between them, where points of other classes are.
+    The median of a class in several clusters may lie between them, among points of other classes.
     """
     own = (labels[nearest_points(latent, latent, min(200, len(latent)))] == labels[:, None]).sum(dim=1)
     return torch.stack([torch.where(labels == label, own, 0).argmax() for label in labels.unique()])
