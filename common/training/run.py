@@ -195,7 +195,7 @@ class Run:
 class Epoch:
     """One pass over the images in its own order: iterate over it for batches on the device, in [0, 1].
 
-    `last`: whether it is the run's final epoch. `means`, afterwards: the mean over the images of each term given to `mean`.
+    `last`: whether it is the run's final one. `means`: at its end, the mean over images of each term given to `mean`.
     """
 
     run: Run
