@@ -83,8 +83,8 @@ def curves(history: Sequence[dict], names: dict[str, str], title: str) -> Figure
         values = [line[name] for line in history]
         if min(values) > 0:
             axes.set_yscale("log")  # The first epoch would otherwise flatten all the others.
-            axes.yaxis.set_major_formatter(ScalarFormatter())
-            axes.yaxis.set_minor_formatter(ScalarFormatter())
+            axes.yaxis.set(major_formatter=ScalarFormatter(), minor_formatter=ScalarFormatter())
+            axes.tick_params(axis="y", which="minor", labelsize=6)  # Otherwise they may overlap.
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3, which="both")
