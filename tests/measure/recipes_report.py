@@ -80,9 +80,10 @@ def print_table(group: Group, found: dict) -> None:
         for score in group.scores:
             cells = [f"{recipe.name} ({epochs} epochs)", f"{last['seconds']:.1f}", score.name]
             cells.append(f"{last[score.key]:{score.form}}")
-            for label in BUDGETS:
-                fits = row["ours"].get(label)
-                cells.append(f"{found['ours'][str(fits)][score.key]:{score.form}} ({fits})" if fits else "")
+            for share in BUDGETS.values():
+                in_time = [point for point in our_line(found) if point["seconds"] <= share * last["seconds"]]
+                ours = max(in_time, key=lambda point: point["epochs"], default=None)
+                cells.append(f"{ours[score.key]:{score.form}} ({ours['epochs']})" if ours else "")
             seconds, at_most = as_soon(score, last[score.key], our_line(found))
             soon = f"{'at most ' * at_most}{seconds:.1f} s, **{last['seconds'] / seconds:.1f}** times as fast"
             cells.append("" if score.more is None else soon if math.isfinite(seconds) else "not yet")
