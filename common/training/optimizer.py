@@ -14,16 +14,16 @@ THIN_WEIGHT_DECAY = 0.01  # with a code of a few dimensions: there 0.1 costs the
 WARMUP = 0.3  # the share of the steps during which the learning rate rises
 LEAST_SIDE = 64  # the fewest rows and columns of a matrix that Muon trains
 LEAST_RANK = 8  # the fewest rows and columns of the matrix before it; one with fewer is thin
-STEPS = 3_500  # the fewest in a run, as long as its batches can shrink for that
+BATCH_GROWTH = 0.45  # the batch size per square root of all images seen in a run
 LEAST_BATCH = 64
 
 
 def batch_size(images: int, epochs: int, most: int) -> int:
     """The images per step of a run of `epochs` over so many `images`: a power of two, at most `most`.
 
-    A short run needs steps more than it needs exact gradients.
+    A short run needs steps more than it needs exact gradients, but each step takes time, however small its batch.
     """
-    wanted = max(images * epochs / STEPS, LEAST_BATCH)
+    wanted = max(BATCH_GROWTH * math.sqrt(images * epochs), LEAST_BATCH)
     return min(most, 2 ** round(math.log2(wanted)))
 
 
