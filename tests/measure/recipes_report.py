@@ -108,7 +108,7 @@ def draw(groups: dict[str, Group], measured: dict[str, dict], path: Path) -> Non
                 axes.annotate(f"{point['epochs']}", place, (0, 4), fontsize=6, textcoords="offset points", ha="right")
             _dress(axes, score)
             axes.set_title(group.title, fontsize=9)
-        panels[0].legend(fontsize=7, loc="lower right")
+        panels[0].legend(fontsize=7, loc="best")
     sheets.save(figure, path)
 
 
@@ -119,6 +119,7 @@ def _plot(axes: Axes, points: list[Scores], score: Score, **style: object) -> No
 def _dress(axes: Axes, score: Score) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("seconds of training")
     axes.set_ylabel(score.name)
     written = FuncFormatter(functools.partial(lambda value, _, form: f"{value:{form}}", form=score.form))
