@@ -84,5 +84,5 @@ KINDS = {
         "factor": layer.upscale_factor,
         "width": inputs.shape[3],
         "channels": inputs.shape[1],
-    },  # fmt: skip
+    },
 }

@@ -36,7 +36,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from measure import claims  # noqa: E402
 from measure.published import Batches, Recipe, keras, parametric_umap, plain, pytorch, pytorch_vae  # noqa: E402
-from measure.recipes_report import BUDGETS, Group, Score, Scores, draw, print_table  # noqa: E402
+from measure.recipes_report import BUDGETS, Group, Score, Scores, draw, longest, print_table  # noqa: E402
 from measure.scores import frechet_distance  # noqa: E402
 
 import vanilla_ae  # noqa: E402
@@ -214,7 +214,7 @@ def within(budget: float, run: Callable[[int], None], runs: dict[int, Scores]) -
     """
     run(1)
     while True:
-        fits = max((epochs for epochs, found in runs.items() if found["seconds"] <= budget), default=None)
+        fits = longest(runs, budget)
         if fits is None:
             return None
         guess = max(fits + 1, math.floor(fits * budget / runs[fits]["seconds"]))

@@ -61,6 +61,11 @@ def as_soon(score: Score, target: float, runs: list[Scores]) -> tuple[float, boo
     return math.inf, False
 
 
+def longest(runs: dict[int, Scores], budget: float) -> int | None:
+    """The most epochs of ours, of the `runs` by epochs, whose training took at most `budget` seconds."""
+    return max((epochs for epochs, found in runs.items() if found["seconds"] <= budget), default=None)
+
+
 def our_line(found: dict) -> list[Scores]:
     """Our runs, from the shortest to the longest."""
     return sorted(found["ours"].values(), key=lambda point: point["seconds"])
@@ -72,6 +77,7 @@ def print_table(group: Group, found: dict) -> None:
     print(f"\n**{group.title}**: {found['about']['images']:,} images; ours is `{command}`, N in brackets\n")
     print(f"| recipe | its seconds | score | its score | ours in {' | '.join(BUDGETS)} | ours as good in |")
     print("|---" * (5 + len(BUDGETS)) + "|")
+    ours = {int(epochs): scores for epochs, scores in found["ours"].items()}
     for recipe in group.recipes:
         if (row := found["recipes"].get(recipe.name)) is None:
             continue
@@ -81,9 +87,8 @@ def print_table(group: Group, found: dict) -> None:
             cells = [f"{recipe.name} ({epochs} epochs)", f"{last['seconds']:.1f}", score.name]
             cells.append(f"{last[score.key]:{score.form}}")
             for share in BUDGETS.values():
-                in_time = [point for point in our_line(found) if point["seconds"] <= share * last["seconds"]]
-                ours = max(in_time, key=lambda point: point["epochs"], default=None)
-                cells.append(f"{ours[score.key]:{score.form}} ({ours['epochs']})" if ours else "")
+                fits = longest(ours, share * last["seconds"])
+                cells.append(f"{ours[fits][score.key]:{score.form}} ({fits})" if fits else "")
             seconds, at_most = as_soon(score, last[score.key], our_line(found))
             soon = f"{'at most ' * at_most}{seconds:.1f} s, **{last['seconds'] / seconds:.1f}** times as fast"
             cells.append("" if score.more is None else soon if math.isfinite(seconds) else "not yet")
