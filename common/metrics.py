@@ -20,15 +20,11 @@ def nearest_points(train: Tensor, test: Tensor, k: int) -> Tensor:
         from scipy.spatial import KDTree  # here, since only the digit scripts need it
 
         return torch.from_numpy(KDTree(train.numpy()).query(test.numpy(), range(1, k + 1), workers=-1)[1])
-    found = [torch.cdist(points, train).topk(k, largest=False).indices for points in test.split(500)]
-    return torch.cat(found)
+    return torch.cat([torch.cdist(points, train).topk(k, largest=False).indices for points in test.split(500)])
 
 
 def active_units(means: Tensor) -> int:
-    """How many latent dimensions carry information: variance of the posterior means (N, D) above 0.01.
-
-    Burda et al. 2016, section 5.2.
-    """
+    """How many latent dimensions carry information: variance of `means` (N, D) above 0.01 (Burda et al. 2016)."""
     return int((means.var(dim=0, correction=0) > 0.01).sum())
 
 

@@ -7,12 +7,14 @@ from torch import nn
 
 import vanilla_ae
 import vanilla_vae_celeba
+import vanilla_vae_mnist
 from common.figures import layers
 from common.figures.page import FOLDER
 
 LAYERS = {
     "linear": (nn.Linear(7, 5), (7,)),
     "layernorm": (nn.LayerNorm(6), (6,)),
+    "residual": (vanilla_vae_mnist.Residual(7, 7), (7,)),
     "silu": (nn.SiLU(), (6,)),
     "waves": (vanilla_ae.Waves(3), (3,)),
     "convolution": (nn.Conv2d(3, 6, 3, padding=1), (3, 5, 7)),

@@ -21,13 +21,14 @@ def test_bf16_is_chosen_only_where_it_is_clearly_faster(monkeypatch, slow, expec
     now = 0.0
     monkeypatch.setattr(device.time, "perf_counter", lambda: now)
 
-    def step():
+    def step(batch):
         nonlocal now
+        assert batch.numel() >= device.PIXELS
         precision = "bf16" if torch.is_autocast_enabled("cpu") else "fp32"
         now += 0.02 if precision == slow else 0.01
-        return torch.zeros((), requires_grad=True)
+        return {"loss": torch.zeros(1, requires_grad=True)}
 
-    chosen, reason = device.faster_precision(step, CPU)
+    chosen, reason = device.faster_precision(step, torch.zeros(500, 1, 28, 28), CPU)
     assert chosen == expected and "times as long as fp32" in reason
     assert now < 1.2 * device.SECONDS
 
@@ -37,11 +38,11 @@ def test_all_processes_take_as_many_trial_steps_as_the_first_and_its_choice(monk
     steps, answers = [], iter([False, False, False, True, ("bf16", "the first one's")])
     monkeypatch.setattr(device.parallel, "first", lambda mine: next(answers))
 
-    def step():
+    def step(batch):
         steps.append(1)
-        return torch.zeros((), requires_grad=True)
+        return {"loss": torch.zeros(1, requires_grad=True)}
 
-    assert device.faster_precision(step, CPU) == ("bf16", "the first one's")
+    assert device.faster_precision(step, torch.zeros(2, 1, 28, 28), CPU) == ("bf16", "the first one's")
     assert len(steps) == 2 * 4
 
 

@@ -84,6 +84,7 @@ const compute = {
   },
 
   LayerNorm: (inputs, layer) => compute.GroupNorm(inputs, layer),  // each number is a channel of a single pixel
+  Residual: (inputs, layer) => compute.SiLU(compute.Linear(inputs, layer)).map((value, n) => inputs[n] + value),
   SiLU: inputs => inputs.map(value => value / (1 + Math.exp(-value))),
 
   PixelShuffle(inputs, {factor, width, channels}) {

@@ -73,6 +73,7 @@ def _norm(layer: nn.LayerNorm | nn.GroupNorm, inputs: Tensor, bits: int) -> dict
 
 KINDS = {
     "Linear": _weights,
+    "Residual": _weights,  # of vanilla_vae_mnist.py
     "Conv2d": _convolution,
     "LayerNorm": _norm,
     "GroupNorm": _norm,

@@ -2,9 +2,6 @@
 
 from common.training.device import on_device
 from common.training.evaluation import EVALUATION_SEED, batched, evaluate
-from common.training.optimizer import Optimizer, batch_size
+from common.training.optimizer import Optimizer, batch_size, learning_rate
 from common.training.parallel import batch_mean
 from common.training.run import Run, start
-
-__all__ = ["EVALUATION_SEED", "Optimizer", "Run", "batch_mean", "batch_size", "batched", "evaluate", "on_device"]
-__all__ += ["start"]

@@ -13,6 +13,7 @@ from common.errors import UserError, first_line
 from common.training import parallel
 
 SECONDS = 0.4  # for timing both precisions
+PIXELS = 100_000  # in their trial: fewer would time the overhead, more would take seconds where bf16 is emulated
 ROUNDS = 20  # at most
 CLEARLY = 0.95  # bf16 must take less than this share of fp32's time; otherwise the more exact fp32 is chosen
 
@@ -53,8 +54,8 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def faster_precision(step: Callable[[], Tensor], device: torch.device) -> tuple[str, str]:
-    """The faster of "fp32" and "bf16" for `step`, which returns a loss to call backward on; and the reason, in words.
+def faster_precision(step: Callable[[Tensor], dict], batch: Tensor, device: torch.device) -> tuple[str, str]:
+    """The faster of "fp32" and "bf16" for `step`, which gives a `batch` a "loss"; and the reason, in words.
 
     The two alternate, so that a drift in the machine's speed affects both. The first call of each prepares kernels and
     isn't counted. All processes take equally many steps, since they may wait for one another, and the first chooses.
@@ -67,12 +68,13 @@ def faster_precision(step: Callable[[], Tensor], device: torch.device) -> tuple[
     def seconds(precision: str) -> float:
         began = time.perf_counter()
         with autocast(device, precision):
-            loss = step()
+            loss = step(few)["loss"].sum()
         loss.backward()
         if device.type != "cpu":
             torch.accelerator.synchronize()
         return time.perf_counter() - began
 
+    few = batch[: math.ceil(PIXELS / batch[0].numel())]
     began = time.perf_counter()
     times: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for _ in range(1 + ROUNDS):

@@ -16,6 +16,7 @@ LEAST_SIDE = 64  # the fewest rows and columns of a matrix that Muon trains
 LEAST_RANK = 8  # the fewest rows and columns of the matrix before it; one with fewer is thin
 BATCH_GROWTH = 0.45  # the batch size per square root of all images seen in a run
 LEAST_BATCH = 64
+RATE = 0.2  # in a long run, the peak learning rate times the square root of the steps (Schaipp et al. 2025)
 
 
 def batch_size(images: int, epochs: int, most: int) -> int:
@@ -25,6 +26,11 @@ def batch_size(images: int, epochs: int, most: int) -> int:
     """
     wanted = max(BATCH_GROWTH * math.sqrt(images * epochs), LEAST_BATCH)
     return min(most, 2 ** round(math.log2(wanted)))
+
+
+def learning_rate(images: int, epochs: int, batch_size: int, most: float) -> float:
+    """The peak learning rate of such a run, at most `most`: the more steps, the smaller the best one."""
+    return min(most, RATE / math.sqrt(epochs * math.ceil(images / batch_size)))
 
 
 def one_cycle(progress: float) -> float:
@@ -55,9 +61,8 @@ class Optimizer:
 
     def __init__(self, model: nn.Module, lr: float, precision: str = "fp32"):
         hidden = hidden_weights(model)
-        chosen = {id(weight) for weight in hidden}
-        others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
-        self.lr = lr
+        others = [weight for weight in model.parameters() if all(weight is not matrix for matrix in hidden)]
+        self.peak = self.lr = lr
         self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=lr, fused=True)]
         if hidden:
             dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -66,7 +71,7 @@ class Optimizer:
 
     def set_progress(self, progress: float) -> None:
         """Set the learning rates for the finished share of the run, in [0, 1]."""
-        self.lr = one_cycle(progress) * self.parts[0].defaults["lr"]
+        self.lr = one_cycle(progress) * self.peak
         for part in self.parts:
             part.param_groups[0]["lr"] = one_cycle(progress) * part.defaults["lr"]
 

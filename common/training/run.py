@@ -92,8 +92,7 @@ class Run:
         if self.precision == "auto" and self.resumed:
             self.precision, reason = self.resumed["precision"], "that of the checkpoint"
         elif self.precision == "auto":
-            few = batch[: math.ceil(len(batch) / 4)]  # A machine that emulates bf16 takes seconds for a whole batch.
-            self.precision, reason = faster_precision(lambda: objective(few)["loss"].sum(), self.device)
+            self.precision, reason = faster_precision(objective, batch, self.device)
             model.zero_grad()
         print(f"computing on {self.device.type} in {self.precision}: {reason}", flush=True)
         step: nn.Module = parallel.wrap(objective, self.device)
@@ -263,7 +262,7 @@ class Epoch:
         step = self.steps if finite.all() else int((~finite).nonzero()[0]) + 1
         raise UserError(
             f"the loss is no longer finite at epoch {self.number + 1}, step {step}: choose a lower --lr "
-            f"(it was {self.run.args.lr}) or --precision fp32; {self.run.progress}"
+            f"(it was {self.optimizer.peak:.2g}) or --precision fp32; {self.run.progress}"
         )
 
 

@@ -206,7 +206,7 @@ def chosen_precision(case: Case, images: Tensor, device: torch.device) -> tuple[
     """The precision that a run with --precision auto takes, and why."""
     model = case.build().to(device, memory_format=torch.channels_last)
     batch = to_float(images[: case.script.BATCH_SIZE].to(device))
-    return faster_precision(lambda: case.script.loss(model, batch)["loss"].sum(), device)
+    return faster_precision(functools.partial(case.script.loss, model), batch, device)
 
 
 def precisions(device: torch.device, folder: Path) -> dict[str, dict]:
