@@ -14,7 +14,7 @@ THIN_WEIGHT_DECAY = 0.01  # with a code of a few dimensions: there 0.1 costs the
 WARMUP = 0.3  # the share of the steps during which the learning rate rises
 LEAST_SIDE = 64  # the fewest rows and columns of a matrix that Muon trains
 LEAST_RANK = 8  # the fewest rows and columns of the matrix before it; one with fewer is thin
-BATCH_GROWTH = 0.45  # the batch size per square root of all images seen in a run
+BATCH_GROWTH = 0.55  # the batch size per square root of all images seen in a run
 LEAST_BATCH = 64
 RATE = 0.2  # in a long run, the peak learning rate times the square root of the steps (Schaipp et al. 2025)
 
