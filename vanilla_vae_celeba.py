@@ -26,8 +26,8 @@ from common.metrics import active_units
 SCRIPT = "vanilla_vae_celeba"
 
 EPOCHS = 20
-BATCH_SIZE = 64  # at most, as in the other scripts
-LEARNING_RATE = 2e-3  # at most
+BATCH_SIZE = 64
+LEARNING_RATE = 2e-3
 LATENT_DIM = 128
 BETA = 8.0  # the best samples, and reconstructions nearly as sharp as with 1: see tests/measure/README.md
 WIDTHS = {32: (64, 96), 64: (64, 96, 192), 128: (64, 96, 192, 192)}  # size: channels at size/4, size/8, ..., 4 pixels
@@ -147,12 +147,12 @@ def main(argv: list[str] | None = None) -> None:
             training.on_device(select(faces.images, faces.split == part), run.device) for part in (TRAIN, VALID, TEST)
         )
         train = train[: args.limit]
-        batch_size = args.batch_size or training.batch_size(len(train), args.epochs, most=BATCH_SIZE)
-        lr = args.lr or training.learning_rate(len(train), args.epochs, batch_size, most=LEARNING_RATE)
+        batch_size = args.batch_size or BATCH_SIZE
         model = VariationalAutoencoder(args.latent_dim, args.size).to(run.device, memory_format=run.memory_format)
         objective = functools.partial(loss, beta=args.beta, ae=args.ae)
         compute_loss = run.prepare(model, objective, train[:batch_size])
-        optimizer = training.Optimizer(model, lr, run.precision)  # Muon and AdamW, with one learning-rate cycle
+        # Muon and AdamW, with one learning-rate cycle.
+        optimizer = training.Optimizer(model, args.lr or LEARNING_RATE, run.precision)
         posterior = run.batched(lambda images: torch.stack(model.encode(images), dim=1))  # (N, 2, D)
 
         for epoch in run.epochs(model, optimizer, train, batch_size, augment=random_flip):

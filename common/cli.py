@@ -51,12 +51,12 @@ non_negative_float = number(float, 0)
 
 
 def parser(script: str, description: str, *, epochs: int, batch_size: int, lr: float, latent_dim: int) -> Parser:
-    """A parser for the shared flags with this script's defaults; `batch_size` and `lr` are the most."""
+    """A parser for the shared flags with this script's defaults; `batch_size` and `lr` are those of a long run."""
     flags = Parser(prog=f"{script}.py", description=description.splitlines()[0], formatter_class=Help)
     add = flags.add_argument
     add("--epochs", type=positive_int, default=epochs, help="passes over the training images")
-    add("--batch-size", type=positive_int, help=f"images per step (default: at most {batch_size}, by the run's length)")
-    add("--lr", type=number(float, 0, above=True, below=1000), help=f"peak learning rate (default: at most {lr})")
+    add("--batch-size", type=positive_int, help=f"images per step (default: {batch_size} in a long run)")
+    add("--lr", type=number(float, 0, above=True, below=1000), help=f"peak learning rate (default: {lr} in a long run)")
     add("--latent-dim", type=positive_int, default=latent_dim, help="dimensions of the latent space")
     add("--seed", type=number(int, 0, below=2**63), default=0, help="random seed of weights, shuffles and noise")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, if any")

@@ -152,8 +152,8 @@ def test_short_runs_take_smaller_batches_and_long_ones_the_largest():
     assert batch_size(10**9, 100, most=64) == 64
 
 
-def test_the_learning_rate_falls_with_the_square_root_of_the_steps_of_a_long_run():
-    assert learning_rate(60_000, 1, 128, most=6e-3) == 6e-3
-    half, full = (learning_rate(51_200, epochs, 512, most=6e-3) for epochs in (25, 100))
-    assert half == pytest.approx(0.2 / 2500**0.5) and full == pytest.approx(half / 2)
-    assert learning_rate(51_201, 25, 512, most=6e-3) < half  # the last images take a step, too
+def test_the_learning_rate_falls_with_the_square_root_of_the_steps():
+    short, long, longer = (learning_rate(51_200, epochs, 512, long=2e-3) for epochs in (10, 40, 160))
+    assert long == 2e-3 and short == pytest.approx(4e-3) and longer == pytest.approx(1e-3)
+    assert learning_rate(51_201, 40, 512, long=2e-3) < long  # the last images take a step, too
+    assert learning_rate(1000, 1, 64, long=2e-3) == 6e-3

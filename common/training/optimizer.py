@@ -16,7 +16,7 @@ LEAST_SIDE = 64  # the fewest rows and columns of a matrix that Muon trains
 LEAST_RANK = 8  # the fewest rows and columns of the matrix before it; one with fewer is thin
 BATCH_GROWTH = 0.55  # the batch size per square root of all images seen in a run
 LEAST_BATCH = 64
-RATE = 0.2  # in a long run, the peak learning rate times the square root of the steps (Schaipp et al. 2025)
+LONG = 4000  # steps
 
 
 def batch_size(images: int, epochs: int, most: int) -> int:
@@ -28,9 +28,9 @@ def batch_size(images: int, epochs: int, most: int) -> int:
     return min(most, 2 ** round(math.log2(wanted)))
 
 
-def learning_rate(images: int, epochs: int, batch_size: int, most: float) -> float:
-    """The peak learning rate of such a run, at most `most`: the more steps, the smaller the best one."""
-    return min(most, RATE / math.sqrt(epochs * math.ceil(images / batch_size)))
+def learning_rate(images: int, epochs: int, batch_size: int, long: float) -> float:
+    """The peak learning rate of such a run, if `long` is that of LONG steps (after Schaipp et al. 2025)."""
+    return long * min(3, math.sqrt(LONG / (epochs * math.ceil(images / batch_size))))
 
 
 def one_cycle(progress: float) -> float:
