@@ -24,8 +24,8 @@ from common.metrics import knn_accuracy
 SCRIPT = "vanilla_ae"
 
 EPOCHS = 35
-BATCH_SIZE = 512  # in a long run; a short one takes fewer images per step, unless --batch-size is given
-LEARNING_RATE = 2e-3  # likewise; a short run takes a higher one, unless --lr is given
+BATCH_SIZE = 512  # in a long run; a short one takes fewer images per step
+LEARNING_RATE = 2e-3  # in a run of 4,000 steps; a shorter one takes a higher rate, a longer one a lower rate
 LATENT_DIM = 2  # so that it can be drawn
 FREQUENCIES = 64  # of the decoder's sines and cosines
 

@@ -15,7 +15,7 @@ class Recorder:
     """Stands in for an optimizer: keeps each step's gradients and changes no weight."""
 
     def __init__(self, model):
-        self.model, self.steps, self.lr = model, [], 0.0
+        self.model, self.steps, self.lr, self.peak = model, [], 0.0, 0.0
         self.set_progress, self.state_dict = lambda progress: None, lambda: []
 
     def step(self):

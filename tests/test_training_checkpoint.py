@@ -70,6 +70,8 @@ def test_another_script_or_argument_is_named(tmp_path):
     checkpoint.check_same_run(STATE, "a", {"beta": 1.0}, "", tmp_path)
     with pytest.raises(UserError, match=r"--beta 1\.0, not 2\.0"):
         checkpoint.check_same_run(STATE, "a", {"beta": 2.0}, "", tmp_path)
+    with pytest.raises(UserError, match="--lr its default, not 0.1:"):
+        checkpoint.check_same_run(STATE, "a", {"beta": 1.0, "lr": 0.1}, "", tmp_path)
     with pytest.raises(UserError, match="trained on .*, not on 30 pictures"):
         checkpoint.check_same_run(STATE, "a", {"beta": 1.0}, "30 pictures", tmp_path)
     with pytest.raises(UserError, match=r"written by a\.py, not b\.py"):

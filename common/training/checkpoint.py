@@ -65,5 +65,6 @@ def check_same_run(state: dict, script: str, arguments: dict, data: str, path: P
         raise UserError(f"{path} was trained on {state['data']}, not on {data}: choose another --run-dir")
     for name, value in arguments.items():
         if (found := state["arguments"].get(name)) != value:
+            found, value = ("its default" if each is None else each for each in (found, value))
             raise UserError(f"{path} was trained with --{name.replace('_', '-')} {found}, not {value}: "
                             "resume with the same value, or start over in another --run-dir")  # fmt: skip

@@ -13,7 +13,7 @@ from common.errors import UserError, first_line
 from common.training import parallel
 
 SECONDS = 0.4  # for timing both precisions
-PIXELS = 100_000  # in their trial: fewer would time the overhead, more would take seconds where bf16 is emulated
+PIXELS = 100_000  # times channels, in that trial: fewer would time the overhead, more take long where bf16 is emulated
 ROUNDS = 20  # at most
 CLEARLY = 0.95  # bf16 must take less than this share of fp32's time; otherwise the more exact fp32 is chosen
 

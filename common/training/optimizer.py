@@ -16,7 +16,6 @@ LEAST_SIDE = 64  # the fewest rows and columns of a matrix that Muon trains
 LEAST_RANK = 8  # the fewest rows and columns of the matrix before it; one with fewer is thin
 BATCH_GROWTH = 0.55  # the batch size per square root of all images seen in a run
 LEAST_BATCH = 64
-LONG = 4000  # steps
 
 
 def batch_size(images: int, epochs: int, most: int) -> int:
@@ -29,8 +28,8 @@ def batch_size(images: int, epochs: int, most: int) -> int:
 
 
 def learning_rate(images: int, epochs: int, batch_size: int, long: float) -> float:
-    """The peak learning rate of such a run, if `long` is that of LONG steps (after Schaipp et al. 2025)."""
-    return long * min(3, math.sqrt(LONG / (epochs * math.ceil(images / batch_size))))
+    """A run's peak learning rate, `long` for 4,000 steps: it falls with sqrt(steps), as in Schaipp et al. 2025."""
+    return long * min(3, math.sqrt(4000 / (epochs * math.ceil(images / batch_size))))
 
 
 def one_cycle(progress: float) -> float:

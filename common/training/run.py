@@ -124,10 +124,10 @@ class Run:
         self._restore(model, optimizer)
         done = len(self.history)
         if done < total:
-            print(f"{total} epochs of {count:,} images in batches of {min(count, batch_size)}", flush=True)
+            size, peak = min(count, batch_size), optimizer.peak
+            print(f"{total} epochs of {count:,} images in batches of {size}, peak learning rate {peak:.2g}", flush=True)
         hidden = None if parallel.rank() == 0 else True  # None: unless the output is a terminal
-        sizes = {"total": total * count, "initial": done * count}
-        with tqdm(**sizes, unit=" images", unit_scale=True, disable=hidden) as bar:
+        with tqdm(total=total * count, initial=done * count, unit=" images", unit_scale=True, disable=hidden) as bar:
             for number in range(done, total):
                 model.train()
                 epoch = Epoch(self, number, model, optimizer, images, batch_size, augment, bar)
