@@ -45,7 +45,6 @@ def models(digits):
         models["ae"].decoder[0].directions.mul_(0.5)  # training smooths the random start
         models["ae"].decoder[-1].weight.mul_(4)
         models["vae"].decoder[-1].weight.mul_(4)
-        models["vae"].decoder[-1].bias.zero_()
         models["vae"].encoder[-1].bias[2:].sub_(2)  # the log-variances
         for model in models.values():
             last, codes = model.encoder[-1], model.encoder(to_float(digits[1].images[:1000]))[:, :2]
