@@ -7,11 +7,13 @@ from pathlib import Path
 from types import ModuleType
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from measure.published import Recipe
 
 from common.figures import sheets
 
+APART = 1.15  # the least ratio of the seconds of two points that are labelled with their epochs
+LABEL = {"fontsize": 6, "ha": "center"}
 BUDGETS = {"a quarter of its time": 0.25, "half": 0.5, "once": 1.0, "twice": 2.0}
 
 Scores = dict[str, float]  # "epochs" and "seconds", and the test scores by their keys
@@ -108,9 +110,11 @@ def draw(groups: dict[str, Group], measured: dict[str, dict], path: Path) -> Non
                 _plot(axes, curve, score, label=label, markersize=3)
             script = f"{group.script.SCRIPT}.py, one run per point"
             _plot(axes, ours, score, label=script, markersize=4, color="black", linewidth=2)
+            labelled = 0.0
             for point in ours:
-                place = (point["seconds"], point[score.key])
-                axes.annotate(f"{point['epochs']}", place, (0, 4), fontsize=6, textcoords="offset points", ha="right")
+                if point["seconds"] > APART * labelled:
+                    labelled, place = point["seconds"], (point["seconds"], point[score.key])
+                    axes.annotate(f"{point['epochs']}", place, (0, 4), textcoords="offset points", **LABEL)
             _dress(axes, score)
             axes.set_title(group.title, fontsize=9)
         panels[0].legend(fontsize=7, loc="best")
@@ -123,15 +127,16 @@ def _plot(axes: Axes, points: list[Scores], score: Score, **style: object) -> No
 
 def _dress(axes: Axes, score: Score) -> None:
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("seconds of training")
     axes.set_ylabel(score.name)
     written = FuncFormatter(functools.partial(lambda value, _, form: f"{value:{form}}", form=score.form))
     if not score.more:
         axes.set_yscale("log")  # The score of a first epoch would otherwise flatten all the others.
         axes.invert_yaxis()
+    axes.yaxis.set_major_locator(MaxNLocator(9, steps=(1, 2, 5, 10)))
     axes.yaxis.set_major_formatter(written)
-    axes.yaxis.set_minor_formatter(NullFormatter() if score.more else written)
-    axes.tick_params(labelsize=7, which="both")
-    axes.grid(alpha=0.3, which="both")
+    axes.minorticks_off()
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.3)
