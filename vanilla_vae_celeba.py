@@ -65,6 +65,7 @@ class VariationalAutoencoder(nn.Module):
         for inputs, outputs in itertools.pairwise(reversed(channels)):
             layers += [nn.Conv2d(inputs, 4 * outputs, 3, padding=1), nn.PixelShuffle(2), Norm(outputs), nn.SiLU()]
         self.decoder = nn.Sequential(*layers, nn.Conv2d(channels[0], 3 * 4 * 4, 3, padding=1), nn.PixelShuffle(4))
+        nn.init.constant_(self.decoder[-2].bias, 0.5)  # begin with grey pictures, not black ones
         self.register_buffer("variance", torch.ones(()))  # of p(x|z) outside training, see `calibrate`
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
