@@ -40,7 +40,6 @@ def page_of(folder, size: int, latent_dim: int, count: int = 300, labelled: bool
         last.weight[:latent_dim] *= factor[:, None]
         last.bias[:latent_dim].sub_(codes.mean(dim=0)).mul_(factor)
         latent = (codes - codes.mean(dim=0)) * factor
-        model.decoder[-2].bias.fill_(0.5)
     figures = FaceFigures(TITLE, "", folder, "faces", images, latent, latent, model.decode)
     faces = Faces(images, torch.zeros(count), labels, drawing.attribute_names, [], "drawn faces", True)
     page = {"path": folder / "page.html", "figures": figures, "encoder": model.encoder, "decoder": model.decoder}

@@ -105,7 +105,7 @@ def test_more_processes_than_images_in_a_batch_are_refused(tmp_path, small_data)
     job = torchrun(2, ROOT / "vanilla_ae.py", *flags(small_data, tmp_path, "--epochs", "1", "--limit", "1"))
     _, errors = job.communicate(timeout=300)
     assert job.returncode != 0
-    assert "error: too few images for 2 processes: 1, in batches of 48" in errors
+    assert "error: 1 images in batches of 48 are too few for 2 processes" in errors
 
 
 def test_processes_that_see_different_epochs_are_an_error_and_start_nothing(tmp_path, small_data):

@@ -28,7 +28,7 @@ def batch_size(images: int, epochs: int, most: int) -> int:
 
 
 def learning_rate(images: int, epochs: int, batch_size: int, long: float) -> float:
-    """A run's peak learning rate, `long` for 4,000 steps: it falls with sqrt(steps), as in Schaipp et al. 2025."""
+    """A run's peak learning rate: `long` / sqrt(steps / 4,000) (Schaipp et al. 2025), and at most 2.5 times `long`."""
     return long * min(2.5, math.sqrt(4000 / (epochs * math.ceil(images / batch_size))))
 
 

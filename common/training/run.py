@@ -120,12 +120,12 @@ class Run:
         count, total, processes = len(images), self.args.epochs, parallel.world()
         self.images = count
         if count // math.ceil(count / batch_size) < processes:
-            raise UserError(f"too few images for {processes} processes: {count}, in batches of {batch_size}")
+            raise UserError(f"{count} images in batches of {batch_size} are too few for {processes} processes")
         self._restore(model, optimizer)
         done = len(self.history)
         if done < total:
             size, peak = min(count, batch_size), optimizer.peak
-            print(f"training on {count:,} images in batches of {size}, peak learning rate {peak:.2g}", flush=True)
+            print(f"training images: {count:,}; batch size {size}, peak learning rate {peak:.2g}", flush=True)
         hidden = None if parallel.rank() == 0 else True  # None: unless the output is a terminal
         with tqdm(total=total * count, initial=done * count, unit=" images", unit_scale=True, disable=hidden) as bar:
             for number in range(done, total):

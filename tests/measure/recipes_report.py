@@ -12,7 +12,7 @@ from measure.published import Recipe
 
 from common.figures import sheets
 
-APART = 1.15  # the least ratio of the seconds of two points that are labelled with their epochs
+APART = 1.15  # a point is labelled if it took this many times as long as the last labelled one
 LABEL = {"fontsize": 6, "ha": "center"}
 BUDGETS = {"a quarter of its time": 0.25, "half": 0.5, "once": 1.0, "twice": 2.0}
 
