@@ -13,7 +13,6 @@ from measure.published import Recipe
 from common.figures import sheets
 
 APART = 1.15  # a point is labelled if it took this many times as long as the last labelled one
-LABEL = {"fontsize": 6, "ha": "center"}
 BUDGETS = {"a quarter of its time": 0.25, "half": 0.5, "once": 1.0, "twice": 2.0}
 
 Scores = dict[str, float]  # "epochs" and "seconds", and the test scores by their keys
@@ -110,11 +109,7 @@ def draw(groups: dict[str, Group], measured: dict[str, dict], path: Path) -> Non
                 _plot(axes, curve, score, label=label, markersize=3)
             script = f"{group.script.SCRIPT}.py, one run per point"
             _plot(axes, ours, score, label=script, markersize=4, color="black", linewidth=2)
-            labelled = 0.0
-            for point in ours:
-                if point["seconds"] > APART * labelled:
-                    labelled, place = point["seconds"], (point["seconds"], point[score.key])
-                    axes.annotate(f"{point['epochs']}", place, (0, 4), textcoords="offset points", **LABEL)
+            _label(axes, ours, score)
             _dress(axes, score)
             axes.set_title(group.title, fontsize=9)
         panels[0].legend(fontsize=7, loc="best")
@@ -123,6 +118,16 @@ def draw(groups: dict[str, Group], measured: dict[str, dict], path: Path) -> Non
 
 def _plot(axes: Axes, points: list[Scores], score: Score, **style: object) -> None:
     axes.plot([point["seconds"] for point in points], [point[score.key] for point in points], "-o", **style)
+
+
+def _label(axes: Axes, points: list[Scores], score: Score) -> None:
+    """Write the epochs above each point, unless it is too near the last labelled one."""
+    last = 0.0
+    for point in points:
+        if point["seconds"] > APART * last:
+            last = point["seconds"]
+            place = (last, point[score.key])
+            axes.annotate(str(point["epochs"]), place, (0, 4), textcoords="offset points", fontsize=6, ha="center")
 
 
 def _dress(axes: Axes, score: Score) -> None:
