@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 MUON_LR = 3  # times AdamW's; on digits, 1.5 to 5 make no difference
-MOMENTUM = 0.95  # of Muon
+MOMENTUM = 0.9  # of Muon; 0.95 costs the VAE in 20 dimensions 0.8 nats after one epoch, and gains 0.2 after 38
 WEIGHT_DECAY = 0.1  # of Muon; AdamW's default, 0.01, costs the VAE 0.7 nats in 20 dimensions
 THIN_WEIGHT_DECAY = 0.01  # with a code of a few dimensions: there 0.1 costs the VAE 0.8 nats (medians of 3 seeds)
 WARMUP = 0.3  # the share of the steps during which the learning rate rises
@@ -33,10 +33,8 @@ def learning_rate(images: int, epochs: int, batch_size: int, long: float) -> flo
 
 
 def one_cycle(progress: float) -> float:
-    """The learning rate as a share of its peak: a linear rise, then a cosine down to 0 (Smith & Topin 2018)."""
-    if progress < WARMUP:
-        return progress / WARMUP
-    return 0.5 * (1 + math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))
+    """The learning rate as a share of its peak: a linear rise, then a linear fall to 0 (Smith & Topin 2018)."""
+    return min(progress / WARMUP, (1 - progress) / (1 - WARMUP))
 
 
 def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
