@@ -140,6 +140,7 @@ def _dress(axes: Axes, score: Score) -> None:
     if not score.more:
         axes.set_yscale("log")  # The score of a first epoch would otherwise flatten all the others.
         axes.invert_yaxis()
+    axes.margins(y=0.07)  # room for the labels above the highest points
     axes.yaxis.set_major_locator(MaxNLocator(9, steps=(1, 2, 5, 10)))
     axes.yaxis.set_major_formatter(written)
     axes.minorticks_off()
