@@ -48,8 +48,7 @@ def test_steps_agree_with_those_of_pytorchs_muon():
     theirs = [nn.Parameter(matrix.detach().clone().flatten(1)) for matrix in ours]
     start = copy.deepcopy(theirs)
     optimizer = Muon(ours, 0.1, 0.1)
-    settings = {"lr": 0.1, "momentum": MOMENTUM, "weight_decay": 0.1}
-    reference = torch.optim.Muon(theirs, **settings, adjust_lr_fn="match_rms_adamw")
+    reference = torch.optim.Muon(theirs, lr=0.1, momentum=MOMENTUM, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for seed in range(3):
         set_gradients(ours, seed)
         for matrix, same in zip(ours, theirs, strict=True):
