@@ -96,7 +96,7 @@ def loss(model: Autoencoder, images: Tensor, noise: float = 0.0) -> dict[str, Te
 
 
 def parse_args(argv: list[str] | None = None) -> Namespace:
-    flags = cli.parser(SCRIPT, __doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RATE, latent_dim=LATENT_DIM)
+    flags = cli.parser(SCRIPT, __doc__, epochs=EPOCHS, latent_dim=LATENT_DIM)
     flags.add_argument("--dataset", choices=DATASETS, default="MNIST", help="the data set, by its torchvision name")
     flags.add_argument("--noise", type=cli.non_negative_float, default=0.0, metavar="SIGMA", help="learn to remove "
                        "Gaussian noise of this standard deviation, clipped to [0, 1]")  # fmt: skip

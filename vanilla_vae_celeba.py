@@ -130,7 +130,7 @@ def standardize(model: VariationalAutoencoder, mean: Tensor, log_variance: Tenso
 
 
 def parse_args(argv: list[str] | None = None) -> Namespace:
-    flags = cli.parser(SCRIPT, __doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RATE, latent_dim=LATENT_DIM)
+    flags = cli.parser(SCRIPT, __doc__, epochs=EPOCHS, latent_dim=LATENT_DIM, batch_size=BATCH_SIZE, lr=LEARNING_RATE)
     flags.add_argument("--beta", type=cli.non_negative_float, default=BETA, help="weight of the KL; 1 is the ELBO")
     flags.add_argument("--ae", action="store_true", help="a plain autoencoder: no sampling, no KL")
     flags.add_argument("--size", type=int, choices=WIDTHS, default=64, help="width and height of the pictures")
@@ -148,15 +148,14 @@ def main(argv: list[str] | None = None) -> None:
             training.on_device(select(faces.images, faces.split == part), run.device) for part in (TRAIN, VALID, TEST)
         )
         train = train[: args.limit]
-        batch_size = args.batch_size or BATCH_SIZE
-        model = VariationalAutoencoder(args.latent_dim, args.size).to(run.device, memory_format=run.memory_format)
+        model = VariationalAutoencoder(args.latent_dim, args.size)
+        model.to(run.device, memory_format=training.memory_format(run.device))
         objective = functools.partial(loss, beta=args.beta, ae=args.ae)
-        compute_loss = run.prepare(model, objective, train[:batch_size])
-        # Muon and AdamW, with one learning-rate cycle.
-        optimizer = training.Optimizer(model, args.lr or LEARNING_RATE, run.precision)
+        compute_loss = run.prepare(model, objective, train[: args.batch_size])
+        optimizer = training.Optimizer(model, args.lr, run.precision)  # Muon and AdamW, with one learning-rate cycle
         posterior = run.batched(lambda images: torch.stack(model.encode(images), dim=1))  # (N, 2, D)
 
-        for epoch in run.epochs(model, optimizer, train, batch_size, augment=random_flip):
+        for epoch in run.epochs(model, optimizer, train, args.batch_size, augment=random_flip):
             for batch in epoch:  # (B, 3, S, S) in [0, 1]
                 terms = epoch.mean(compute_loss(batch))  # over the batch
                 optimizer.zero_grad()

@@ -108,7 +108,7 @@ def loss(model: VariationalAutoencoder, images: Tensor, beta: float = 1.0) -> di
 
 
 def parse_args(argv: list[str] | None = None) -> Namespace:
-    flags = cli.parser(SCRIPT, __doc__, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LEARNING_RATE, latent_dim=LATENT_DIM)
+    flags = cli.parser(SCRIPT, __doc__, epochs=EPOCHS, latent_dim=LATENT_DIM)
     flags.add_argument("--dataset", choices=DATASETS, default="MNIST", help="the data set, by its torchvision name")
     flags.add_argument("--beta", type=cli.non_negative_float, default=BETA, help="weight of the KL; 1 is the ELBO")
     return flags.parse_args(argv)

@@ -50,14 +50,15 @@ positive_int = number(int, 1, below=2**31)
 non_negative_float = number(float, 0)
 
 
-def parser(script: str, description: str, *, epochs: int, batch_size: int, lr: float, latent_dim: int) -> Parser:
-    """A parser for the shared flags with this script's defaults; `batch_size` and `lr` are those of a long run."""
+def parser(script: str, description: str, **defaults: float) -> Parser:
+    """A parser for the shared flags with this script's `defaults`: epochs, latent_dim and perhaps batch_size, lr."""
+    by_length = "" if "lr" in defaults else " (default: by the length of the run)"
     flags = Parser(prog=f"{script}.py", description=description.splitlines()[0], formatter_class=Help)
     add = flags.add_argument
-    add("--epochs", type=positive_int, default=epochs, help="passes over the training images")
-    add("--batch-size", type=positive_int, help=f"images per step (default: {batch_size} in a long run)")
-    add("--lr", type=number(float, 0, above=True, below=1000), help=f"peak learning rate (default: {lr} in a long run)")
-    add("--latent-dim", type=positive_int, default=latent_dim, help="dimensions of the latent space")
+    add("--epochs", type=positive_int, help="passes over the training images")
+    add("--batch-size", type=positive_int, help=f"images per step{by_length}")
+    add("--lr", type=number(float, 0, above=True, below=1000), help=f"peak learning rate{by_length}")
+    add("--latent-dim", type=positive_int, help="dimensions of the latent space")
     add("--seed", type=number(int, 0, below=2**63), default=0, help="random seed of weights, shuffles and noise")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, if any")
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: the faster one, by a short trial")
@@ -67,6 +68,7 @@ def parser(script: str, description: str, *, epochs: int, batch_size: int, lr: f
     add("--run-dir", type=Path, default=Path("runs", script), help="folder for checkpoint, metrics and results")
     add("--limit", type=positive_int, metavar="N", help="train on the first N images only (a quick try)")
     add("--resume", action="store_true", help="continue from RUN_DIR/checkpoint.pt; a finished run redraws its figures")
+    flags.set_defaults(**defaults)
     return flags
 
 

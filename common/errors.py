@@ -2,8 +2,8 @@
 
 import torch
 
-# When memory runs out on the CPU, PyTorch raises a RuntimeError with one of these texts (c10/core/impl/alloc_cpu.cpp).
-CPU_ALLOCATOR = ("can't allocate memory: you tried to allocate", "not enough memory: you tried to allocate")
+# Texts of PyTorch's RuntimeErrors when memory runs out on a CPU, on MPS, or on a GPU that others have filled.
+NO_MEMORY = ("you tried to allocate", "out of memory", "Invalid buffer size")
 
 
 class UserError(Exception):
@@ -12,9 +12,7 @@ class UserError(Exception):
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether `error` means that memory ran out, on the device or on the host."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in CPU_ALLOCATOR)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in NO_MEMORY)
 
 
 def first_line(error: BaseException) -> str:

@@ -173,17 +173,20 @@ class Payload:
         return open, (str(self.path), "w")
 
 
+CELEBA_FILES = ("img_align_celeba.zip", "list_attr_celeba.txt", "list_eval_partition.txt")
+
+
 def real_faces():
-    """The folder of real CelebA: data/celeba, or the one that the environment variable CELEBA names; otherwise None."""
-    folders = [ROOT / "data/celeba", *([Path(os.environ["CELEBA"])] if "CELEBA" in os.environ else [])]
-    return next((folder for folder in folders if folder.is_dir()), None)
+    """The folder of CelebA's files: the one that the environment variable CELEBA names, or data/celeba; or None."""
+    folder = Path(os.environ.get("CELEBA", ROOT / "data/celeba"))
+    return folder if all((folder / name).is_file() for name in CELEBA_FILES) else None
 
 
 @pytest.fixture(scope="session")
 def few_real_faces(tmp_path_factory):
     """A folder like CelebA's with some 700 of its pictures; without CelebA, tests that need them are skipped."""
     if (real := real_faces()) is None:
-        pytest.skip("real CelebA is neither in data/celeba nor where CELEBA says")
+        pytest.skip(f"no {', '.join(CELEBA_FILES)} in data/celeba or where CELEBA says")
     folder = tmp_path_factory.mktemp("celeba")
     with (
         zipfile.ZipFile(real / "img_align_celeba.zip") as pictures,
@@ -192,6 +195,6 @@ def few_real_faces(tmp_path_factory):
         names = sorted(name for name in pictures.namelist() if name.endswith(".jpg"))
         for name in names[:: max(1, len(names) // 700)]:
             few.writestr(name, pictures.read(name))
-    for table in ("list_attr_celeba.txt", "list_eval_partition.txt"):
+    for table in CELEBA_FILES[1:]:
         (folder / table).symlink_to((real / table).resolve())
     return folder

@@ -94,6 +94,16 @@ def test_without_a_table_file_numbers_give_the_parts_and_without_a_row_labels_ar
     assert "no row for 1 of 13 pictures (stranger.jpg)" in capsys.readouterr().err
 
 
+def test_other_numbers_than_the_parts_in_a_table_are_no_part(tmp_path, capsys):
+    parts = [[name, index % 4] for index, name in enumerate(NAMES)]
+    faces = load(write(tmp_path / "a", ALIGNED | {"list_eval_partition.txt": table(" ", *parts)}), tmp_path / "data")
+    assert faces.split.tolist() == [index % 4 for index in range(len(NAMES))]
+    assert "split by name" not in capsys.readouterr().err
+    parts = [[name, 1 + index % 3] for index, name in enumerate(NAMES)]
+    faces = load(write(tmp_path / "b", ALIGNED | {"list_eval_partition.txt": table(" ", *parts)}), tmp_path / "data")
+    assert set(faces.split.tolist()) == {0, 1, 2} and "split by name" in capsys.readouterr().err
+
+
 def test_own_pictures_are_split_by_their_names_and_a_handful_has_all_three_parts(tmp_path):
     pictures = {f"{index:06d}.jpg": data for index, data in enumerate(PHOTOS.values(), 1)}
     faces = load(write(tmp_path / "mine.zip", pictures), tmp_path / "data")

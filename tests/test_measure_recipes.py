@@ -126,9 +126,9 @@ def test_each_budget_shows_the_longest_of_our_runs_that_fits(capsys):
     group = recipes.GROUPS["ae"]
     ours = {str(n): {"epochs": n, "seconds": 10 * n, "mse": n / 100, "knn": 0.9} for n in (1, 2, 3)}
     curve = [{"epochs": 3, "seconds": 25, "mse": 0.02, "knn": 0.8}]
-    recipes_report.print_table(
-        group, {"about": {"images": 5}, "recipes": {group.recipes[0].name: {"curve": curve}}, "ours": ours}
-    )
+    about = {"images": 5, "machine": "2 cores", "torch": "2"}
+    found = {"about": about, "recipes": {group.recipes[0].name: {"curve": curve}}, "ours": ours}
+    recipes_report.print_table(group, found)
     row = next(line for line in capsys.readouterr().out.splitlines() if "| MSE |" in line)
     assert [cell.strip() for cell in row.split("|")[5:9]] == ["", "0.0100 (1)", "0.0200 (2)", "0.0300 (3)"]
 

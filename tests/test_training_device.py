@@ -47,6 +47,8 @@ def test_all_processes_take_as_many_trial_steps_as_the_first_and_its_choice(monk
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GB, other allocations: 1.00 GB)"),
+    RuntimeError("Invalid buffer size: 80.00 GB"), RuntimeError("CUDA error: out of memory"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory: you tried to "
                  "allocate 4000000000000 bytes. Error code 12 (Cannot allocate memory)")])  # fmt: skip
 def test_memory_that_ran_out_is_recognized_by_type_or_text(error):

@@ -9,7 +9,7 @@ from conftest import IMAGES, Mean, make_run, squared_error, train
 import common.training.run
 from common import training
 from common.errors import UserError
-from common.training import checkpoint, on_device, parallel
+from common.training import checkpoint, memory_format, on_device, parallel
 
 
 def test_a_loop_finds_the_mean_and_keeps_its_history(tmp_path):
@@ -81,9 +81,10 @@ def test_an_interrupted_run_resumes_to_identical_weights(tmp_path):
     run = make_run(tmp_path / "b", epochs=4)
     with pytest.raises(KeyboardInterrupt):
         train(broken, noisy_and_interrupted_at(8), run)
-    assert "checkpoint.pt holds epoch 2, and --resume continues from it" in run.progress
+    again = make_run(tmp_path / "b", epochs=4, resume=True)  # which may be interrupted before its first epoch
+    assert "checkpoint.pt holds epoch 2, and --resume continues from it" in run.progress == again.progress
     resumed = Mean()
-    history = train(resumed, noisy_and_interrupted_at(0), make_run(tmp_path / "b", epochs=4, resume=True))
+    history = train(resumed, noisy_and_interrupted_at(0), again)
     assert torch.equal(straight.level, resumed.level)
     assert [line["loss"] for line in history] == [line["loss"] for line in expected]
     assert len((tmp_path / "b" / "metrics.jsonl").read_text().splitlines()) == 4
@@ -93,6 +94,15 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     train(Mean(), squared_error, make_run(tmp_path))
     again = train(Mean(), noisy_and_interrupted_at(1), make_run(tmp_path, resume=True))
     assert len(again) == 2
+
+
+def test_a_new_models_checkpoint_does_not_lie_beside_another_ones_scores(tmp_path):
+    train(Mean(), squared_error, run := make_run(tmp_path))
+    run.write_results("digits", {"mse": 0.1})
+    train(Mean(), squared_error, make_run(tmp_path, resume=True))
+    assert (tmp_path / "results.json").exists(), "no epoch was left"
+    train(Mean(), squared_error, make_run(tmp_path))
+    assert not (tmp_path / "results.json").exists()
 
 
 def test_a_resumed_run_with_more_epochs_continues_at_its_place_in_the_longer_cycle(tmp_path):
@@ -142,7 +152,7 @@ def test_a_data_set_that_does_not_fit_stays_on_the_host(monkeypatch):
     ("name", "layout"),
     [("cpu", torch.channels_last), ("cuda", torch.channels_last), ("mps", torch.contiguous_format)],
 )
-def test_models_and_images_are_channels_last_except_on_mps(tmp_path, monkeypatch, name, layout):
+def test_models_and_images_are_channels_last_except_on_mps(monkeypatch, name, layout):
     """The CPU stands in for absent devices: `to` brings the images there."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1e9, 0))
     monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 1e9)
@@ -151,9 +161,7 @@ def test_models_and_images_are_channels_last_except_on_mps(tmp_path, monkeypatch
     monkeypatch.setattr(torch.Tensor, "to", lambda images, device, **options: to(images, "cpu", **options))
     images = on_device(torch.zeros(2, 4, 4, 3).permute(0, 3, 1, 2), torch.device(name))
     assert images.is_contiguous(memory_format=layout)
-    run = make_run(tmp_path)
-    run.device = torch.device(name)
-    assert run.memory_format == layout
+    assert memory_format(torch.device(name)) == layout
 
 
 def test_fp32_on_cuda_is_not_tf32(tmp_path, monkeypatch):

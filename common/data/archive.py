@@ -80,7 +80,8 @@ def find(path: Path) -> Source:
     pictures, tables = {}, {}
     if path.is_dir():
         files = list(_walk(str(path), set()))
-        pictures = {file[len(str(path)) + 1 :]: file for file in files if file.lower().endswith(SUFFIXES)}
+        start = len(os.path.join(path, ""))
+        pictures = {file[start:].replace(os.sep, "/"): file for file in files if file.lower().endswith(SUFFIXES)}
         tables = {os.path.basename(file): file for file in files if os.path.basename(file) in TABLES}
         zips = [file for file in files if file.lower().endswith(".zip")]
         if not (pictures or zips):

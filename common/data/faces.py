@@ -186,7 +186,7 @@ def _split(aligned: dict[str, bool], parts: dict[str, int], path: Path) -> np.nd
             split[index] = parts[name]
         elif aligned[name]:
             split[index] = bisect_left((LAST_TRAIN, LAST_VALID), int(name[-10:-4]))
-    if len(np.unique(split)) == 3:
+    if {TRAIN, VALID, TEST} <= set(split.tolist()):
         return split
     print(f"{path} leaves a part of CelebA (train, valid, test) empty, so it is split by name instead", file=sys.stderr)
     return by_hash

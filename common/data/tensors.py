@@ -11,7 +11,7 @@ from torch import Tensor
 def stream_seed(*parts: object) -> int:
     """A 63-bit seed for a stream of random numbers, derived from the `parts` that name the stream.
 
-    A run's shuffles and noise are seeded by (seed, epoch, process), so a resumed epoch draws the same
+    A run's shuffles are seeded by (seed, epoch), its noise by the process as well, so a resumed epoch draws the same
     numbers as an uninterrupted one, and no generator's state needs to be kept.
     """
     return random.Random(repr(parts)).getrandbits(63)

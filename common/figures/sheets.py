@@ -17,6 +17,7 @@ from matplotlib.ticker import ScalarFormatter
 from common.files import write_atomically
 
 DPI = 150
+GAP = 2  # pixels between the pictures of a sheet
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -34,7 +35,7 @@ def new(width: float, height: float, title: str) -> Figure:
     return figure
 
 
-def tile(pictures: np.ndarray, gap: int = 2) -> np.ndarray:
+def tile(pictures: np.ndarray, gap: int = GAP) -> np.ndarray:
     """Pictures (rows, columns, H, W, C) or (rows, columns, H, W) side by side, white between them."""
     if pictures.ndim == 4:
         pictures = 1 - pictures[..., None]  # ink on paper
@@ -55,14 +56,15 @@ def pictures(rows: np.ndarray, title: str, columns: Sequence[str] = (), names: S
     return figure
 
 
-def show_named(axes: Axes, rows: np.ndarray, columns: Sequence[str], names: Sequence[str], gap: int = 2) -> None:
-    axes.imshow(np.clip(tile(rows, gap), 0, 1), interpolation="nearest")
+def show_named(axes: Axes, rows: np.ndarray, columns: Sequence[str], names: Sequence[str]) -> None:
+    """Show pictures (R, C, H, W[, 3]) in `axes`, with names above the columns and before the rows."""
+    axes.imshow(np.clip(tile(rows), 0, 1), interpolation="nearest")
     axes.set_axis_off()
     height, width = rows.shape[2:4]
     for column, name in enumerate(columns):
-        axes.text(column * (width + gap) + width / 2, -gap, name, ha="center", va="bottom", fontsize=7)
+        axes.text(column * (width + GAP) + width / 2, -GAP, name, ha="center", va="bottom", fontsize=7)
     for row, name in enumerate(names):
-        axes.text(-2 * gap, row * (height + gap) + height / 2, name, ha="right", va="center", fontsize=8)
+        axes.text(-2 * GAP, row * (height + GAP) + height / 2, name, ha="right", va="center", fontsize=8)
 
 
 def walk_columns(steps: int) -> list[str]:

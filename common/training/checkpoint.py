@@ -41,12 +41,13 @@ def load(path: Path) -> dict:
     """Read a checkpoint written by `save`, with its tensors on the CPU.
 
     Only tensors and plain values are read (`weights_only=True`), so a file from a stranger can't run code.
-    Raises UserError for a file that is damaged, foreign, or of a newer format.
+    Raises UserError for a file that is damaged, foreign, or of a newer format, and OSError for one that can't be read.
     """
+    content = io.BytesIO(path.read_bytes())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign pickles, which are refused
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(content, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged and hostile files raise exceptions of many kinds
         raise UserError(f"{path} is damaged or not a checkpoint of this project: remove it and train again") from error
     version = state.get("format") if isinstance(state, dict) else None

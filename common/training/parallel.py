@@ -52,14 +52,14 @@ def local_device(device: torch.device) -> torch.device:
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Join the processes that torchrun started, if it did: NCCL between GPUs, Gloo between CPUs.
+    """Join the processes that torchrun started, if it did: NCCL between GPUs where PyTorch has it, otherwise Gloo.
 
     All but the first are silent, and wait here until it has prepared the data and calls `let_others_start`.
     """
     if not launched():
         yield
         return
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
     store, number, count = next(dist.rendezvous("env://", timeout=PATIENCE))
     if os.environ["GROUP_WORLD_SIZE"] == "1":
         # torchrun keeps one store across restarts, with the addresses of dead processes in it. Several machines
@@ -95,7 +95,7 @@ def leave(code: int) -> NoReturn:
 
 def part() -> None:
     """Leave the group together, after the last epoch. Only the first process returns; the others end."""
-    if world() > 1:
+    if launched():
         number = rank()
         gathered(None)  # NCCL's communicators must be destroyed by all processes at about the same time.
         dist.destroy_process_group()

@@ -49,10 +49,10 @@ class Run:
 
     def __init__(self, script: str, args: Namespace, device: torch.device):
         self.script, self.args, self.device, self.precision = script, args, device, args.precision
-        self.history: list[dict[str, float]] = []
         self.data, self.images = "", 0
         self.checkpoint = args.run_dir / "checkpoint.pt"
         self.resumed = checkpoint.load(self.checkpoint) if args.resume and self.checkpoint.exists() else None
+        self.history: list[dict[str, float]] = self.resumed["history"] if self.resumed else []
         if args.resume and not self.resumed:
             print(f"{self.checkpoint} does not exist yet: starting at epoch 1", file=sys.stderr)
 
@@ -60,11 +60,6 @@ class Run:
     def arguments(self) -> dict[str, object]:
         """The arguments that shape the result."""
         return {name: value for name, value in vars(self.args).items() if name not in FREE_ARGUMENTS}
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """The layout of images in which convolutions are fastest: channels_last, except on MPS (see `on_device`)."""
-        return torch.contiguous_format if self.device.type == "mps" else torch.channels_last
 
     @property
     def progress(self) -> str:
@@ -111,8 +106,8 @@ class Run:
         """The remaining epochs, each an iterable of batches of `images` (N, C, H, W) uint8.
 
         A resumed run continues at its place in the learning-rate cycle, which is longer with more --epochs. Every epoch
-        ends with a checkpoint, a line in metrics.jsonl and one on the console. `augment` changes a batch in [0, 1].
-        If torchrun started several processes, all but the first end here.
+        ends with a checkpoint, a line in metrics.jsonl and, without a progress bar, one on the console. `augment`
+        changes a batch in [0, 1]. If torchrun started several processes, all but the first end here.
 
         Raises UserError if the processes outnumber a batch's images, the loss or the weights are no longer finite,
         or a checkpoint doesn't fit or can't be written.
@@ -154,13 +149,13 @@ class Run:
             optimizer.load_state_dict(state["optimizer"])
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{self.checkpoint} doesn't fit this version of the model: train again") from error
-        self.history = state["history"]
 
     def _save(self, model: nn.Module, optimizer: Optimizer, history: list[dict]) -> None:
         state = {name: getattr(self, name) for name in ("script", "arguments", "data", "precision")}
         state |= {"epoch": len(history), "history": history}
         state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         lines = "".join(json.dumps(line) + "\n" for line in history)
+        (self.args.run_dir / "results.json").unlink(missing_ok=True)  # those of an earlier model
         # The checkpoint is written last: a run never resumes from one whose metrics are missing.
         files.write_atomically(self.args.run_dir / "metrics.jsonl", lines.encode())
         checkpoint.save(self.checkpoint, state)

@@ -15,12 +15,10 @@ GPU, one per core. Networks, losses and batch sizes are the scripts' own on both
 in PyTorch's own implementation on the usual side: for faces AdamW alone, since its Muon takes no convolutions.
 """
 
-import argparse
 import contextlib
 import functools
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -108,7 +106,7 @@ def our_seconds(
     arguments = Namespace(**flags, run_dir=folder, compile=device.type == "cuda")
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         run = training.Run("benchmark", arguments, device)
-        model = case.build().to(device, memory_format=run.memory_format)
+        model = case.build().to(device, memory_format=training.memory_format(device))
         step = run.prepare(model, script.loss, images[: script.BATCH_SIZE])
         optimizer = training.Optimizer(model, script.LEARNING_RATE, run.precision)
         for epoch in run.epochs(model, optimizer, images, script.BATCH_SIZE, case.augment):
@@ -462,7 +460,7 @@ def show(found: dict[str, dict]) -> None:
 
 
 def main() -> None:
-    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags = cli.Parser(description=__doc__.splitlines()[0], formatter_class=cli.Help)
     flags.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="rows to measure (default: all)")
     flags.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     flags.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="the device to compute on")
@@ -471,6 +469,8 @@ def main() -> None:
     if args.recipes is not None:
         recipes.main([*args.recipes, "--device", args.device])
         return
+    if args.json:
+        files.check_writable(args.json.parent)
     began = time.perf_counter()
     device = choose_device(args.device)
     torch.set_flush_denormal(True)  # as the scripts do; both sides benefit
@@ -478,9 +478,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = measure(args.rows, device, Path(folder))
     show(found)
-    machine = (
-        torch.cuda.get_device_name() if device.type == "cuda" else f"{os.cpu_count()} cores ({platform.machine()})"
-    )
+    machine = recipes.machine(device)
     seconds = time.perf_counter() - began
     print(f"\n{seconds:.0f} s on {machine}, PyTorch {torch.__version__}")
     if args.json:

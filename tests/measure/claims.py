@@ -86,11 +86,12 @@ def trained_classifier(
 ) -> Classifier:
     """A classifier of `images` (N, C, S, S) uint8: of classes for targets (N,), of attributes for (N, A) bool.
 
-    It is kept at `path`, and read from there if it was trained on the same images.
+    It is kept at `path`, and read from there if it was trained on the same images and targets.
     """
     single = targets.ndim == 1
     outputs = int(targets.max()) + 1 if single else targets.shape[1]
     arguments = {"images": list(images.shape), "sum": int(images.sum()), "outputs": outputs, "epochs": epochs}
+    arguments["targets"] = int(targets.sum())
     torch.manual_seed(0)
     model = Classifier(images.shape[1], images.shape[-1], outputs).to(device)
     if path.exists():
@@ -354,7 +355,7 @@ def face_model(plain: bool, faces: Faces, args: Namespace, device: torch.device)
     state, path = finished_run(script, ["--ae"] if plain else [], args, faces.description)
     network = script.VariationalAutoencoder(script.LATENT_DIM, faces.images.shape[-1])
     load(network, state, path)
-    network = network.to(device, memory_format=torch.channels_last).eval()
+    network = network.to(device, memory_format=training.memory_format(device)).eval()
     return Model(
         training.batched(lambda images: network.encode(images)[0], device),
         training.batched(lambda latent: network.decode(latent).clamp(0, 1), device),

@@ -21,7 +21,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -107,7 +106,7 @@ def digits_task(group: Group, args: Namespace, device: torch.device) -> Task:
             scores = {"neg_elbo_grey": found["neg_elbo"], "kl": found["kl"], "mse": error}
         return scores | {"knn": knn_accuracy(encode(images), labels, latent, test.labels)}
 
-    def files_of_torchvision(recipe: Recipe) -> Iterator[Tensor]:
+    def files_of_torchvision(recipe: Recipe) -> Iterator[Iterator[Tensor]]:
         from torchvision import datasets, transforms
 
         data = datasets.MNIST(args.data_dir, transform=transforms.ToTensor())
@@ -158,7 +157,7 @@ def faces_task(group: Group, args: Namespace, device: torch.device) -> Task:
     def score_ours(folder: Path) -> Scores:
         model = group.script.VariationalAutoencoder(group.script.LATENT_DIM, images.shape[-1])
         model.load_state_dict(checkpoint.load(folder / "checkpoint.pt")["model"])
-        return score(model.to(device, memory_format=torch.channels_last).eval())
+        return score(model.to(device, memory_format=training.memory_format(device)).eval())
 
     return Task(images, lambda recipe: tensor_batches(recipe, images, random_flip), score, score_ours, faces=True)
 
@@ -182,9 +181,8 @@ def measured(recipe: Recipe, task: Task, epochs: int, device: torch.device) -> d
     curve: list[Scores] = []
     for epoch, seconds in recipe.train(model, task.batches(recipe), len(task.images), epochs):
         if epoch in marks:
-            # Scoring seeds the generator: every epoch after it would otherwise draw the same noise.
-            with torch.random.fork_rng():
-                curve.append({"epochs": epoch, "seconds": seconds, **task.score(model)})
+            curve.append({"epochs": epoch, "seconds": seconds, **task.score(model)})
+            torch.manual_seed(epoch + 1)  # scoring seeds it, and every later epoch would draw the same noise
     return {"parameters": sum(weight.numel() for weight in model.parameters()), "curve": curve}
 
 
@@ -192,7 +190,8 @@ def run_script(script: str, flags: list[str]) -> None:
     """Run one of the scripts as a user does. Raises UserError, with its last line, if it fails."""
     done = subprocess.run([sys.executable, str(ROOT / f"{script}.py"), *flags], capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"{script}.py {' '.join(flags)} failed: {done.stderr.strip().splitlines()[-1:]}")
+        reason = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise UserError(f"{script}.py {' '.join(flags)} failed: {reason}")
 
 
 def our_run(group: Group, epochs: int, task: Task, folder: Path, args: Namespace) -> Scores:
@@ -230,7 +229,7 @@ def measure(name: str, found: dict, save: Callable[[], None], args: Namespace) -
     """Add the group's missing runs to `found`, and save each as it ends."""
     group, device = GROUPS[name], choose_device(args.device)
     task = (faces_task if group.script is vanilla_vae_celeba else digits_task)(group, args, device)
-    about = {"images": len(task.images), "device": device.type}
+    about = {"images": len(task.images), "machine": machine(device), "torch": torch.__version__}
     if found.get("about") != about:
         found.clear()
         found.update({"about": about, "recipes": {}, "ours": {}})
@@ -253,6 +252,10 @@ def measure(name: str, found: dict, save: Callable[[], None], args: Namespace) -
         seconds = row["curve"][-1]["seconds"]
         for share in BUDGETS.values():
             within(share * seconds, run, runs)
+
+
+def machine(device: torch.device) -> str:
+    return torch.cuda.get_device_name() if device.type == "cuda" else f"{os.cpu_count()} cores ({platform.machine()})"
 
 
 def stem(args: Namespace) -> str:
@@ -293,8 +296,6 @@ def main(argv: list[str] | None = None) -> None:
         files.check_writable(path.parent)
         torch.set_flush_denormal(True)  # As the scripts do: the recipes benefit too.
         keep_freed_memory()
-        machine = f"{os.cpu_count()} cores ({platform.machine()})"
-        kept |= {"machine": machine, "torch": torch.__version__, "began": time.strftime("%Y-%m-%d %H:%M")}
         for name in args.groups:
             measure(name, kept["groups"].setdefault(name, {}), functools.partial(files.write_json, path, kept), args)
     groups = {name: kept["groups"][name] for name in GROUPS if name in kept["groups"]}
@@ -302,7 +303,6 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"nothing has been measured yet: {path} does not exist")
     for name, found in groups.items():
         print_table(GROUPS[name], found)
-    print(f"\nOn {kept['machine']}, PyTorch {kept['torch']}, begun {kept['began']}")
     draw(GROUPS, groups, args.images_dir / f"{stem(args)}.png")
 
 

@@ -1,6 +1,5 @@
 """The tables and the figure of recipes.py."""
 
-import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +74,9 @@ def our_line(found: dict) -> list[Scores]:
 def print_table(group: Group, found: dict) -> None:
     """A table in Markdown, a row for each recipe and score."""
     command = " ".join([f"{group.script.SCRIPT}.py", *group.flags, "--epochs N"])
-    print(f"\n**{group.title}**: {found['about']['images']:,} images; ours is `{command}`, N in brackets\n")
+    about = found["about"]
+    where = f"on {about['machine']}, PyTorch {about['torch']}"
+    print(f"\n**{group.title}**: {about['images']:,} images, {where}; ours is `{command}`, N in brackets\n")
     print(f"| recipe | its seconds | score | its score | ours in {' | '.join(BUDGETS)} | ours as good in |")
     print("|---" * (5 + len(BUDGETS)) + "|")
     ours = {int(epochs): scores for epochs, scores in found["ours"].items()}
@@ -136,13 +137,12 @@ def _dress(axes: Axes, score: Score) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("seconds of training")
     axes.set_ylabel(score.name)
-    written = FuncFormatter(functools.partial(lambda value, _, form: f"{value:{form}}", form=score.form))
     if not score.more:
         axes.set_yscale("log")  # The score of a first epoch would otherwise flatten all the others.
         axes.invert_yaxis()
     axes.margins(y=0.07)  # room for the labels above the highest points
     axes.yaxis.set_major_locator(MaxNLocator(9, steps=(1, 2, 5, 10)))
-    axes.yaxis.set_major_formatter(written)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:{score.form}}"))
     axes.minorticks_off()
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)
