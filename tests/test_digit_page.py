@@ -277,6 +277,22 @@ def test_the_mouse_zooms_and_pans(ae):
     assert ae.run("return view") == ae.run("return area")
 
 
+def test_the_buttons_zoom_in_the_middle_wherever_the_mouse_came_from(ae):
+    ae.on_map([-1, -1]).perform()
+    area, middle = ae.run("return area"), ae.run("return [area.left, area.bottom].map(low => low + area.side / 2)")
+    ActionChains(ae.browser, 0).click(ae.find("in")).perform()
+    ae.settle()
+    left, bottom, side = ae.run("return [view.left, view.bottom, view.side]")
+    assert side == pytest.approx(0.8 * area["side"])
+    assert [left + side / 2, bottom + side / 2] == pytest.approx(middle, abs=1e-3 * side)
+
+
+def test_a_right_click_sets_no_end(ae):
+    ends = ae.run("return ends")
+    ae.on_map(ae.run("return classes[2].place")).context_click().perform()
+    assert ae.run("return ends") == ends and ae.run("return mine") is None
+
+
 def test_the_keyboard_does_what_the_mouse_does(ae):
     start = ae.place()
     ae.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_UP)
@@ -342,6 +358,17 @@ def test_it_fits_a_narrow_window_in_light_and_dark(browser, pages, width, dark):
     page.find("marks").click()
     page.press(Keys.ENTER)
     assert page.shown("strip").max() > 0.5
+
+
+@pytest.mark.parametrize(("width", "height"), [(2560, 1313), (1440, 2400), (667, 375)])
+def test_tall_and_low_windows_leave_room_beside_the_map(browser, pages, width, height):
+    page = Page(browser, pages["ae"][0], width=width, height=height)
+    map_ = page.find("map").rect
+    assert map_["width"] >= min(288, height)
+    if width > 720:
+        assert page.find("side").size["width"] >= 280 and page.find("field").size["width"] >= 120
+    else:
+        assert map_["width"] < height and map_["x"] > 100  # a finger beside it scrolls
 
 
 # ---- The drawing field ----------------------------------------------------------------------------------------

@@ -278,7 +278,7 @@ def test_a_slider_walks_between_the_two_faces_that_are_chosen(page, written):
     page.run("$('walk').value = 0.25; $('walk').oninput()")
     page.idle()
     torch.testing.assert_close(page.code(), latent[4] + 0.25 * (latent[7] - latent[4]), atol=1e-4, rtol=1e-4)
-    assert page.text("caption") == "25% from test face 5 to test face 8"
+    assert page.text("caption") == "25% of the way from test face 5 to test face 8"
     page.click("reset")
     torch.testing.assert_close(page.code(), latent[4], atol=1e-4, rtol=1e-4)
     page.run("$('walk').value = 0.97")
@@ -341,18 +341,44 @@ def test_your_own_picture_is_encoded_and_moved(page, written, tmp_path):
     assert (page.code() - before).norm() > 0
 
 
+def test_a_face_chosen_while_a_random_one_is_decoded_stays(page):
+    page.call(
+        "const slow = take('a random face', faces[0].code.map(() => 0)); $('strip').children[5].click(); await slow"
+    )
+    page.idle()
+    assert page.text("caption") == "test face 6"
+
+
+def test_white_shows_through_a_transparent_picture(page, tmp_path):
+    Image.new("RGBA", (80, 80), (200, 0, 0, 0)).save(tmp_path / "clear.png")
+    page.choose(tmp_path / "clear.png")
+    assert page.call("return [...cropped()].every(level => level > 0.999)")
+
+
+@pytest.mark.parametrize("width", [725, 760, 1060, 1100])
+def test_columns_keep_apart(browser, small, width):
+    face_page.write(**small)
+    page = FacePage(browser, small["path"], width=width)
+    columns = [page.find(name).rect for name in ("stage", "sliders", "own")]
+    for left, right in ((0, 1), (1, 2)) if width > 1056 else ((0, 1),):
+        assert columns[left]["x"] + columns[left]["width"] <= columns[right]["x"]
+    inside = columns[1]["x"] + columns[1]["width"]
+    for element in page.find("sliders").find_elements(By.CSS_SELECTOR, "button, output"):
+        assert element.rect["x"] + element.rect["width"] <= inside + 1
+
+
 def test_a_dropped_picture_is_taken_and_another_file_is_refused_by_name(page):
     drop = """const data = new DataTransfer(), before = own;
         const file = given[0] ? await new Promise(done => faces[2].picture.toBlob(done)) : new Blob(["no picture"]);
         data.items.add(new File([file], given[0] || "notes.txt"));
         document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
-        while (own === before && $("drop").textContent.startsWith("Drop")) await new Promise(requestAnimationFrame);"""
+        while (own === before && !$("trouble").textContent) await new Promise(requestAnimationFrame);"""
     page.call(drop, "face.png")
     page.idle()
     assert page.text("caption") == "your picture"
     code = page.code()
     page.call(drop, "")
-    assert "notes.txt" in page.text("drop") and page.find("drop").is_displayed()
+    assert "notes.txt" in page.text("trouble") and not page.find("drop").is_displayed()  # its place is the picture's
     torch.testing.assert_close(page.code(), code)
 
 

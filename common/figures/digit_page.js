@@ -1,7 +1,6 @@
 const PICTURE = 28;    // pixels per side of a decoded image
 const STEPS = 12;      // images per row of the strip and of the samples
 const SAMPLES = 24;
-const WALK = 5000;     // milliseconds from one end of the line to the other
 const REACH = 12;      // pixels within which a test image is shown with the place
 const STRAY = 4;       // pixels that a click may move
 const CLOSEST = 0.01;  // the smallest share of the area that the map can show
@@ -200,24 +199,8 @@ function drag(from, to, factor = 1) {
   look(x - to.x / width * side, y - (1 - to.y / width) * side, side);
 }
 
-function zoom(factor) {  // around the place
-  const [x, y] = toPixels(place);
+function zoom(factor, [x, y] = toPixels(place)) {
   drag({x, y}, {x, y}, factor);
-}
-
-let playing, start;
-function play(time) {
-  start ??= time - $("walk").value % 1 * WALK;  // at the end, start over
-  $("walk").value = (time - start) / WALK;
-  moveTo(onLine($("walk").value));
-  if ($("walk").value < 1) playing = requestAnimationFrame(play);
-  else pause();
-}
-
-function pause() {
-  cancelAnimationFrame(playing);
-  playing = start = undefined;
-  $("play").textContent = "Play";
 }
 
 function listenToPointers(map) {
@@ -232,6 +215,7 @@ function listenToPointers(map) {
     moveTo([view.left + x / map.clientWidth * view.side, view.bottom + (1 - y / map.clientWidth) * view.side]);
   };
   map.onpointerdown = event => {
+    if (event.button) return;
     map.setPointerCapture(event.pointerId);
     pressed.set(event.pointerId, here(event));
     strayed = pressed.size > 1;
@@ -239,6 +223,7 @@ function listenToPointers(map) {
     if (!strayed) follow(first);
   };
   map.onpointermove = event => {
+    if (!event.buttons) pressed.delete(event.pointerId);  // released where the page couldn't see it: over a menu
     const before = pressed.get(event.pointerId), now = here(event);
     if (!before) return follow(now);
     pressed.set(event.pointerId, now);
@@ -295,15 +280,11 @@ async function begin() {
   listenToPointers($("marks"));
   listenToKeys($("marks"));
   listenToField($("ink"));
-  $("in").onclick = () => zoom(0.8);
-  $("out").onclick = () => zoom(1.25);
+  const middle = () => Array(2).fill($("map").clientWidth / 2);
+  $("in").onclick = () => zoom(0.8, middle());
+  $("out").onclick = () => zoom(1.25, middle());
   $("all").onclick = () => zoom(Infinity);
-  $("walk").oninput = () => { pause(); moveTo(onLine($("walk").value)); };
-  $("play").onclick = () => {
-    if (playing) return pause();
-    $("play").textContent = "Pause";
-    playing = requestAnimationFrame(play);
-  };
+  listenToWalk(() => moveTo(onLine($("walk").value)));
   document.querySelectorAll(".vae").forEach(element => { element.hidden = !content.prior; });
   $("sample").onclick = () => {
     samples = Array.from({length: SAMPLES}, normal);

@@ -134,7 +134,7 @@ function drawMine(context) {
     context.fill();
   }
   const above = 16 + Math.min(80, 2 * (mine.deviation[1] ?? 0) / view.side * width);
-  const name = [clamp(x, 24, width - 24), y > above + 10 ? y - above : y + above];
+  const name = [clamp(x, 24, width - 24), clamp(y > above + 10 ? y - above : y + above, 12, width - 12)];
   write(context, "yours", name, colour("mine"), "bold 15px");
 }
 
@@ -173,7 +173,7 @@ function listenToField(field) {
   };
   const change = () => {
     erasing = !erasing;
-    $("eraser").ariaPressed = erasing;
+    $("eraser").setAttribute("aria-pressed", erasing);
     moveTip(tip);
   };
   const empty = () => {
@@ -202,10 +202,10 @@ function listenToField(field) {
   field.onkeydown = event => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const step = event.shiftKey ? 2 : 10, move = ARROWS[event.key];
-    rubs = erasing;
+    if (drawing === undefined) rubs = erasing;
     if (move) (down ? stroke : moveTip)([tip[0] + step * move[0], tip[1] - step * move[1]]);
-    else if (event.key === " ") { down = !down; if (down) stroke(tip); }
-    else if (event.key === "e") change();
+    else if (event.key === " ") { if (!event.repeat && (down = !down)) stroke(tip); }
+    else if (event.key.toLowerCase() === "e") change();
     else if (event.key === "Delete" || event.key === "Backspace") empty();
     else return;
     event.preventDefault();

@@ -1,4 +1,3 @@
-const WALK = 4000;  // milliseconds from one face to the other
 const STRENGTH = 2;   // how far an attribute's slider goes, in differences of class means
 const DEVIATIONS = 3; // how far a component's slider goes, in standard deviations of the training faces
 const {size, mean, components} = content;
@@ -20,6 +19,7 @@ worker.onmessage = ({data: {number, outputs, error}}) => {
   waiting.delete(number);
   if (error) reject(error); else resolve(outputs);
 };
+worker.onerror = ({message}) => fail(message);
 const ask = message => new Promise((resolve, reject) => {
   waiting.set(++asked, {resolve, reject});
   worker.postMessage({number: asked, ...message});
@@ -84,7 +84,8 @@ async function refresh() {  // changes made while a face is computed show in the
 function describe() {
   const share = Number($("walk").value), [first, second] = ends.map(({name}) => name);
   const moved = sliders.some(({input}) => Number(input.value)) ? ", moved" : "";
-  const where = share === 0 ? first : share === 1 ? second : `${Math.round(100 * share)}% from ${first} to ${second}`;
+  $("caption").setAttribute("aria-live", playing ? "off" : "polite");  // not to be read at every step
+  const where = share === 0 ? first : share === 1 ? second : `${Math.round(100 * share)}% of the way from ${first} to ${second}`;
   $("caption").textContent = where + moved;
 }
 
@@ -92,7 +93,7 @@ const update = () => { describe(); refresh(); };
 
 function mark(end) {
   marked = end;
-  [$("first"), $("second")].forEach((button, n) => { button.ariaPressed = n === end; });
+  [$("first"), $("second")].forEach((button, n) => button.setAttribute("aria-pressed", n === end));
   $("walk").value = end;
   pause();
   update();
@@ -101,7 +102,7 @@ function mark(end) {
 function put(face, end) {
   const button = end ? $("second") : $("first");
   ends[end] = face;
-  button.ariaLabel = `${end ? "To" : "From"} ${face.name}`;
+  button.setAttribute("aria-label", `${end ? "To" : "From"} ${face.name}`);
   button.replaceChildren(...tile(face));
 }
 
@@ -114,31 +115,18 @@ function choose(face) {
 // The reconstruction takes a moment; then the face is chosen, unless a later one was.
 let latest;
 async function take(name, code, picture = null) {
-  const face = latest = {name, code, picture, rebuilt: show(blank(), await decode(code))};
+  const face = latest = {name, code, picture};
+  face.rebuilt = show(blank(), await decode(code));
   if (latest === face) choose(face);
 }
 
 // ---- Interaction ----------------------------------------------------------------------------------------------
 
-let playing, start;
-function play(time) {
-  start ??= time - $("walk").value % 1 * WALK;  // at the end, start over
-  $("walk").value = (time - start) / WALK;
-  update();
-  if ($("walk").value < 1) playing = requestAnimationFrame(play);
-  else pause();
-}
-
-function pause() {
-  cancelAnimationFrame(playing);
-  playing = start = undefined;
-  $("play").textContent = "Walk";
-}
-
 function addSlider(where, name, direction, reach) {
   const row = document.createElement("label"), value = document.createElement("output");
   const input = Object.assign(document.createElement("input"), {type: "range", min: -reach, max: reach, step: 0.05});
   const tell = () => { value.textContent = input.value > 0 ? `+${input.value}` : input.value.replace("-", "−"); };
+  value.setAttribute("aria-hidden", true);  // the slider has the same number
   row.append(Object.assign(document.createElement("span"), {textContent: name}), input, value);
   where.append(row);
   sliders.push({input, direction});
@@ -166,31 +154,20 @@ async function addFaces() {
     const face = {name: `test face ${n + 1}`, code, picture: blank(), rebuilt: blank()};
     face.picture.getContext("2d").drawImage(sheet, -n * size, 0);
     show(face.rebuilt, await decode(code));
-    const button = Object.assign(document.createElement("button"), {className: "tile", ariaLabel: face.name});
+    const button = Object.assign(document.createElement("button"), {className: "tile"});
+    button.setAttribute("aria-label", face.name);
     button.append(...tile(face));
     button.onclick = () => { latest = face; choose(face); };
     $("strip").append(button);
     faces.push(face);
-    if (n === 0) { put(face, 0); put(face, 1); update(); }
-    if (n === 1) { put(face, 1); update(); }
+    if (n === 0) { put(face, 0); put(face, 1); update(); listen(); }
+    if (n === 1 && ends[1] === faces[0]) { put(face, 1); update(); }
   }
 }
 
-async function begin() {
-  document.title = $("title").textContent = content.title;
-  const celeba = content.source === "CelebA" ? " CelebA's licence forbids passing them on: don't share this page." : "";
-  $("footer").textContent = `This page holds ${content.faces.codes.length} pictures of ${content.source}.${celeba}`;
-  const {encoder, decoder} = content;
-  await ask({networks: {encoder, decoder}});
-  addSliders();
-  await addFaces();
+function listen() {
   listenToPicture();
-  $("walk").oninput = () => { pause(); update(); };
-  $("play").onclick = () => {
-    if (playing) return pause();
-    $("play").textContent = "Pause";
-    playing = requestAnimationFrame(play);
-  };
+  listenToWalk(update);
   $("first").onclick = () => mark(0);
   $("second").onclick = () => mark(1);
   $("prior").onclick = () => take("a random face from N(0, I)", mean.map(() => normal()[0]));
@@ -205,4 +182,14 @@ async function begin() {
     for (const {input} of sliders) { input.value = 0; input.oninput(); }
     mark(0);
   };
+}
+
+async function begin() {
+  document.title = $("title").textContent = content.title;
+  const celeba = content.source === "CelebA" ? " CelebA's licence forbids passing them on: don't share this page." : "";
+  $("footer").textContent = `This page holds ${content.faces.codes.length} pictures from ${content.source}.${celeba}`;
+  const {encoder, decoder} = content;
+  await ask({networks: {encoder, decoder}});
+  addSliders();
+  await addFaces();
 }

@@ -7,7 +7,8 @@ const touching = new Map();  // pointer -> where it is, as shares of the crop's 
 // Draw the square onto a canvas. Where it reaches beyond the picture, a copy stretched over all of it fills the rest.
 function drawSquare(context) {
   const {image, x, y, side} = own, {width} = context.canvas, scale = width / side;
-  context.imageSmoothingQuality = "high";
+  Object.assign(context, {imageSmoothingQuality: "high", fillStyle: "#fff"});
+  context.fillRect(0, 0, width, width);  // white shows through
   context.drawImage(image, 0, 0, width, width);
   context.drawImage(image, (side / 2 - x) * scale, (side / 2 - y) * scale, image.width * scale, image.height * scale);
 }
@@ -48,8 +49,8 @@ async function encodeOwn() {  // like `refresh`: the last change counts
   encoding = true;
   while (changed) {
     changed = false;
-    const picture = cropped();
-    await take("your picture", Array.from(await encode(picture)), show(blank(), picture));
+    const picture = cropped(), before = latest, code = Array.from(await encode(picture));
+    if (latest === before) await take("your picture", code, show(blank(), picture));
   }
   encoding = false;
 }
@@ -59,10 +60,10 @@ async function open(file) {
     const image = await createImageBitmap(file);
     own = {image, x: image.width / 2, y: image.height / 2, side: Math.min(image.width, image.height)};
   } catch {
-    $("drop").textContent = `This browser cannot read ${file.name} as a picture. Choose another one.`;
-    $("drop").hidden = false;
+    $("trouble").textContent = `This browser cannot read ${file.name} as a picture. Choose another one.`;
     return;
   }
+  $("trouble").textContent = "";
   $("drop").hidden = true;
   $("zoom").disabled = false;
   $("zoom").value = 0;
@@ -101,10 +102,12 @@ function listenToPicture() {
     return {x: (clientX - left) / width, y: (clientY - top) / width};
   };
   crop.onpointerdown = event => {
+    if (event.button) return;
     crop.setPointerCapture(event.pointerId);
     touching.set(event.pointerId, here(event));
   };
   crop.onpointermove = event => {
+    if (!event.buttons) touching.delete(event.pointerId);  // released where the page couldn't see it: over a menu
     const before = touching.get(event.pointerId), now = here(event);
     if (!before) return;
     touching.set(event.pointerId, now);

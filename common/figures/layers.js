@@ -8,8 +8,9 @@ async function unpack(text, Values) {
 }
 
 async function unpackNibbles(text) {  // two per byte
-  const bytes = await unpack(text, Uint8Array);
-  return Uint8Array.from({length: 2 * bytes.length}, (_, n) => n % 2 ? bytes[n >> 1] & 15 : bytes[n >> 1] >> 4);
+  const bytes = await unpack(text, Uint8Array), halves = new Uint8Array(2 * bytes.length);
+  bytes.forEach((byte, n) => { halves[2 * n] = byte >> 4; halves[2 * n + 1] = byte & 15; });
+  return halves;
 }
 
 // Turn the packed whole numbers of all layers into weights.

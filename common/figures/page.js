@@ -15,6 +15,35 @@ function normal() {  // two draws of N(0, 1): Box & Muller 1958
   return [radius * Math.cos(angle), radius * Math.sin(angle)];
 }
 
+// ---- The walk: from one end to the other, by hand or by itself ------------------------------------------------
+
+const WALK = 4000;  // milliseconds
+let playing, start, walked;  // walked: what the page does at each step
+
+function play(time) {
+  start ??= time - $("walk").value % 1 * WALK;  // at the end, start over
+  $("walk").value = (time - start) / WALK;
+  walked();
+  if ($("walk").value < 1) playing = requestAnimationFrame(play);
+  else pause();
+}
+
+function pause() {
+  cancelAnimationFrame(playing);
+  playing = start = undefined;
+  $("play").textContent = "Walk";
+}
+
+function listenToWalk(step) {
+  walked = step;
+  $("walk").oninput = () => { pause(); walked(); };
+  $("play").onclick = () => {
+    if (playing) return pause();
+    $("play").textContent = "Pause";
+    playing = requestAnimationFrame(play);
+  };
+}
+
 const fail = error => {
   $("help").textContent = `This browser cannot show the page; one from 2023 or later can. (${error})`;
   throw error;

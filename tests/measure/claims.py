@@ -362,12 +362,18 @@ def face_model(plain: bool, faces: Faces, args: Namespace, device: torch.device)
     )
 
 
-def claims_of_faces(args: Namespace) -> None:
-    """Raises UserError if the pictures have no attributes, or if there are too few to test with."""
-    device = choose_device(args.device)
+def labelled_faces(args: Namespace) -> Faces:
+    """The pictures of --faces. Raises UserError if they have no attributes to train a classifier with."""
     faces = load_faces(args.faces, args.data_dir)
     if faces.attributes is None:
         raise UserError(f"{faces.source} has no attributes to train a classifier with: add list_attr_celeba.txt")
+    return faces
+
+
+def claims_of_faces(args: Namespace) -> None:
+    """Raises UserError if the pictures have no attributes, or if there are too few to test with."""
+    device = choose_device(args.device)
+    faces = labelled_faces(args)
     train, test = (select(faces.images, faces.split == part) for part in (TRAIN, TEST))
     if len(test) < FEATURES:
         raise UserError(f"{len(test)} test faces in {faces.source} are too few: at least {FEATURES} are needed")

@@ -43,7 +43,7 @@ import vanilla_vae_celeba  # noqa: E402
 import vanilla_vae_mnist  # noqa: E402
 from common import cli, files, training  # noqa: E402
 from common.data.digits import load_digits  # noqa: E402
-from common.data.faces import TEST, TRAIN, load_faces  # noqa: E402
+from common.data.faces import TEST, TRAIN  # noqa: E402
 from common.data.tensors import gather, random_flip, select, shuffled_batches, stream_seed, to_float  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.metrics import knn_accuracy  # noqa: E402
@@ -124,9 +124,7 @@ def digits_task(group: Group, args: Namespace, device: torch.device) -> Task:
 
 def faces_task(group: Group, args: Namespace, device: torch.device) -> Task:
     """Raises UserError if the pictures have no attributes for the classifier of the Fréchet distances."""
-    faces = load_faces(args.faces, args.data_dir)
-    if faces.attributes is None:
-        raise UserError(f"{faces.source} has no attributes to train a classifier with: add list_attr_celeba.txt")
+    faces = claims.labelled_faces(args)
     train, test = (select(faces.images, faces.split == part) for part in (TRAIN, TEST))
     attributes = faces.attributes[faces.split == TRAIN]
     path = args.runs_dir / ("measure/faces_quick.pt" if args.quick else "claims/faces.pt")
