@@ -22,6 +22,7 @@ def offline_chromium(profile: Path) -> webdriver.Chrome:
         "headless",
         "no-sandbox",
         "disable-gpu",
+        "disable-dev-shm-usage",
         "disable-quic",
         "no-first-run",
         "disable-background-networking",
@@ -32,6 +33,7 @@ def offline_chromium(profile: Path) -> webdriver.Chrome:
     ):
         options.add_argument(f"--{flag}")
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser.set_script_timeout(300)
     browser.execute_cdp_cmd("Network.enable", {})
     offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
     browser.execute_cdp_cmd("Network.emulateNetworkConditions", offline)

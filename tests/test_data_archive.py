@@ -99,7 +99,9 @@ def test_dead_links_and_folders_without_permission_are_named_and_a_cache_need_on
             dead.symlink_to("nowhere")
             assert f"{dead} cannot be read (No such file" in refusal(folder / "in", closed)
             dead.unlink()
-        for place, mode in {folder: 0o755, hidden: 0, closed: 0o555, data / "faces": 0o555}.items():
+        for place in (folder, *folder.rglob("*")):  # whatever the umask
+            place.chmod(0o755)
+        for place, mode in {hidden: 0, closed: 0o555, data / "faces": 0o555}.items():
             place.chmod(mode)
         os.seteuid(user or 65_534)  # root may read and write everything
         try:

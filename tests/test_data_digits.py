@@ -81,6 +81,24 @@ def test_arbitrary_bytes_as_unpacked_files_are_refused(small_mnist, head, rest):
         data.load_digits("MNIST", small_mnist)
 
 
+def test_labels_that_are_too_few_are_refused(small_mnist):
+    data.load_digits("MNIST", small_mnist)  # unpacks
+    folder = small_mnist / "MNIST/raw"
+    for packed in folder.glob("*.gz"):
+        packed.unlink()
+    write_idx(folder / "train-labels-idx1-ubyte", torch.zeros(29).byte(), packed=False)
+    with pytest.raises(UserError, match="incomplete MNIST"):
+        data.load_digits("MNIST", small_mnist)
+
+
+@pytest.mark.parametrize("dataset", data.DATASETS)
+def test_each_data_set_is_read(dataset, small_mnist, monkeypatch):
+    monkeypatch.setattr(getattr(datasets, dataset), "resources", datasets.MNIST.resources)
+    (small_mnist / "MNIST").rename(small_mnist / dataset)
+    train, test = data.load_digits(dataset, small_mnist)
+    assert (len(train.images), len(test.images), len(train.classes)) == (30, 10, 10)
+
+
 def test_the_committed_files_are_the_official_ones():
     for name, md5 in datasets.MNIST.resources:
         content = (ROOT / "data/MNIST/raw" / name).read_bytes()

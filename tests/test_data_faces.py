@@ -188,10 +188,20 @@ def test_few_decoded_pictures_wait_to_be_written(tmp_path, monkeypatch):
 REFUSED = Mock(side_effect=RuntimeError("Failed to retrieve file url:\n\n\tToo many users have viewed this file."))
 
 
-@pytest.mark.parametrize(("fails", "reason"), [(REFUSED, "Too many users"), (lambda *_: time.sleep(5), "TimeoutError")])
-def test_a_refused_or_stalled_download_says_why_and_draws_labelled_faces(fails, reason, tmp_path, monkeypatch, capsys):
+def stalled(*_):
+    """A download that ends, with an error, long after it was given up."""
+    time.sleep(5)
+    raise OSError
+
+
+@pytest.mark.parametrize(
+    ("fails", "seconds", "reason"), [(REFUSED, 60, "Too many users"), (stalled, 0.5, "TimeoutError")]
+)
+def test_a_refused_or_stalled_download_says_why_and_draws_labelled_faces(
+    fails, seconds, reason, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(module, "DRAWN_COUNTS", (20, 5, 5))
-    monkeypatch.setattr(module, "DOWNLOAD_SECONDS", 0.5)
+    monkeypatch.setattr(module, "DOWNLOAD_SECONDS", seconds)
     monkeypatch.setattr(datasets.utils, "download_file_from_google_drive", fails)
     faces, expected = module.load_faces(None, tmp_path, SIZE), draw_faces(30, SIZE)
     message = capsys.readouterr().err

@@ -21,6 +21,7 @@ import vanilla_vae_celeba
 import vanilla_vae_mnist
 from common.training import checkpoint
 
+EPOCHS = "8"
 SCRIPTS = {script.SCRIPT: script for script in (vanilla_ae, vanilla_vae_mnist, vanilla_vae_celeba)}
 
 
@@ -66,12 +67,12 @@ def train_here(script, *arguments):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, small_data):
-    """A function from a script's name to the folder of its uninterrupted run of four epochs."""
+    """A function from a script's name to the folder of its uninterrupted run."""
 
     @functools.cache
     def folder(script):
         path = tmp_path_factory.mktemp("undisturbed")
-        train_here(script, small_data, path, "--epochs", "4")
+        train_here(script, small_data, path, "--epochs", EPOCHS)
         return path
 
     return folder
@@ -85,15 +86,16 @@ def finished(undisturbed, tmp_path):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_run_killed_at_a_random_moment_resumes_to_identical_weights(tmp_path, small_data, undisturbed, script):
-    killed = start(script, small_data, tmp_path, "--epochs", "4")
-    read_until(killed, f"epoch {random.randint(1, 3)}/4")
-    time.sleep(random.uniform(0, 0.5))
+    killed = start(script, small_data, tmp_path, "--epochs", EPOCHS)
+    read_until(killed, f"epoch {random.randint(1, 3)}/")
+    time.sleep(random.uniform(0, 0.3))
     killed.kill()
     killed.communicate()
     reached = checkpoint.load(tmp_path / "run/checkpoint.pt")["epoch"]
-    process = start(script, small_data, tmp_path, "--epochs", "4", "--resume")
+    assert reached < int(EPOCHS), "it was killed too late to test anything"
+    process = start(script, small_data, tmp_path, "--epochs", EPOCHS, "--resume")
     expected = checkpoint.load(undisturbed(script) / "run/checkpoint.pt")  # trained while the other resumes
-    assert f"epoch {reached}/4" not in finish(process)
+    assert f"epoch {reached}/" not in finish(process)
     resumed = checkpoint.load(tmp_path / "run/checkpoint.pt")
     assert expected["model"].keys() == resumed["model"].keys()
     for name, value in expected["model"].items():
@@ -125,7 +127,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(capsys, small_data, finished
     before = (finished / "run/checkpoint.pt").read_bytes()
     with full_disk(bytes_left=1_000_000):
         code, line = ends_in_one_line(
-            capsys, lambda: train_here("vanilla_ae", small_data, finished, "--epochs", "5", "--resume")
+            capsys, lambda: train_here("vanilla_ae", small_data, finished, "--epochs", str(int(EPOCHS) + 1), "--resume")
         )
     assert code == 2 and "cannot write" in line and "checkpoint.pt" in line and "MB" in line
     assert (finished / "run/checkpoint.pt").read_bytes() == before
@@ -151,19 +153,11 @@ def test_hostile_and_damaged_checkpoints_end_in_one_line(capsys, tmp_path, small
     for content in (hostile, good[: len(good) // 2], b""):
         (tmp_path / "run/checkpoint.pt").write_bytes(content)
         code, line = ends_in_one_line(
-            capsys, lambda: train_here("vanilla_ae", small_data, tmp_path, "--epochs", "4", "--resume")
+            capsys, lambda: train_here("vanilla_ae", small_data, tmp_path, "--epochs", EPOCHS, "--resume")
         )
         assert code == 2 and "checkpoint.pt is damaged or not a checkpoint" in line
         assert (tmp_path / "run/checkpoint.pt").read_bytes() == content
     assert not marker.exists()
-
-
-@pytest.mark.parametrize(("flag", "value"), [("--latent-dim", "4"), ("--seed", "1")])
-def test_other_arguments_are_refused_by_name(capsys, small_data, finished, flag, value):
-    code, line = ends_in_one_line(
-        capsys, lambda: train_here("vanilla_ae", small_data, finished, "--epochs", "4", flag, value, "--resume")
-    )
-    assert code == 2 and f"{flag} " in line
 
 
 def test_a_diverging_loss_stops_with_epoch_and_step(capsys, tmp_path, small_data):

@@ -28,7 +28,7 @@ def test_colours_are_drawn_as_they_are_with_white_between_them():
 
 
 def test_a_saved_figure_is_a_picture_of_its_size_and_leaves_no_other_file(tmp_path):
-    sheets.save(sheets.new(3, 2, "a title with $one dollar"), tmp_path / "sheet.png")
+    sheets.save(sheets.new(3, 2, r"a folder named $\nothing$"), tmp_path / "sheet.png")
     assert Image.open(io.BytesIO((tmp_path / "sheet.png").read_bytes())).size == (3 * sheets.DPI, 2 * sheets.DPI)
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
 

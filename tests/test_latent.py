@@ -29,6 +29,8 @@ def test_plane_of_more_dimensions_shows_the_greatest_variance():
     assert coordinates.mean(0).abs().max() < 1e-3
     torch.testing.assert_close(plane.project(plane.lift(coordinates)), coordinates, atol=1e-4, rtol=1e-4)
     assert "principal component 1" in plane.axis_names[0]
+    # Around the prior's circles, its centre is the origin.
+    assert (latent.Plane.of(points, prior=True).project(torch.zeros(1, 5)) == 0).all()
 
 
 def test_one_dimension_lies_on_a_line():

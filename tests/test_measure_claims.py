@@ -99,6 +99,9 @@ def test_the_claims_of_faces_are_measured_printed_and_drawn(small, tmp_path, cap
         assert (tmp_path / "images" / name).read_bytes().startswith(b"\x89PNG")
     plain = checkpoint.load(tmp_path / "runs/claims/vanilla_vae_celeba_ae_epochs_1_limit_100/checkpoint.pt")
     assert plain["arguments"]["ae"] and plain["history"][0]["kl"] == 0
+    usual = checkpoint.load(tmp_path / "runs/claims/vanilla_vae_celeba_epochs_1_limit_100/checkpoint.pt")
+    epoch = usual["history"][0]
+    assert epoch["kl"] > 1 and epoch["loss"] == pytest.approx(epoch["recon"] + 8 * epoch["kl"], rel=1e-4)
 
 
 def test_midpoints_and_samples_are_drawn_as_they_are_named():

@@ -25,9 +25,10 @@ def test_psnr_is_the_mean_over_the_images_of_their_decibels():
     assert psnr(clean, clean) == pytest.approx(120)
 
 
-def test_knn_accuracy_equals_a_brute_force_vote():
+@pytest.mark.parametrize("dimensions", [3, 12])
+def test_knn_accuracy_equals_a_brute_force_vote(dimensions):
     generator = torch.Generator().manual_seed(0)
-    train, test = torch.randn(300, 3, generator=generator), torch.randn(601, 3, generator=generator)
+    train, test = (torch.randn(count, dimensions, generator=generator) for count in (300, 601))
     train_labels = torch.randint(0, 4, (300,), generator=generator)
     test_labels = torch.randint(0, 4, (601,), generator=generator)
     correct = 0

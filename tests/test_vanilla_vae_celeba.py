@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import draw_nothing, recorded
@@ -14,19 +15,20 @@ from common import training
 from common.data import faces as celeba
 from common.data.tensors import select, to_float
 from common.figures import sheets
+from common.figures.faces import FaceFigures
 from common.training import checkpoint
 
 SMALL = ["--size", "32", "--epochs", "5", "--batch-size", "16", "--latent-dim", "24", "--beta", "1"]
-SMALL += ["--precision", "fp32"]
+SMALL += ["--precision", "fp32", "--device", "cpu", "--limit", "480"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A short run on drawn faces: its folder, the arguments of its first sheet of pictures, and the faces."""
+    """A short run on drawn faces, not all of them: its folder, the arguments of its first sheet, and the faces."""
     folder = tmp_path_factory.mktemp("faces")
     folders = ["--run-dir", str(folder / "run"), "--images-dir", str(folder / "images"), "--data-dir", str(folder)]
     with pytest.MonkeyPatch.context() as patch, recorded(sheets, "pictures") as drawn:
-        patch.setattr(celeba, "DRAWN_COUNTS", (480, 60, 80))
+        patch.setattr(celeba, "DRAWN_COUNTS", (500, 60, 80))
         script.main(["--faces", "drawn", *SMALL, *folders])
         faces = celeba.load_faces("drawn", folder, 32)
     return folder, drawn["pictures"], faces
@@ -142,21 +144,39 @@ def test_figures_show_the_faces_and_say_that_they_are_drawn(trained, model):
     torch.testing.assert_close(rows[0, 5], middle, atol=1e-4, rtol=1e-3)
 
 
+def test_attributes_move_faces_along_their_own_direction(tmp_path):
+    latent = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    blank = torch.zeros(60, 3, 8, 8, dtype=torch.uint8)
+
+    def decode(codes):
+        return codes[:, :3, None, None].expand(-1, 3, 8, 8)
+
+    figures = FaceFigures("", "", tmp_path, "s", blank, latent, latent, decode)
+    with recorded(sheets, "pictures") as drawn:
+        figures.attributes(latent[:, :2] > 0, ("Smiling", "Young"))
+    rows, names = drawn["pictures"][0], drawn["pictures"][3]
+    assert list(names) == ["Smiling", "Young"]
+    for attribute in (0, 1):
+        assert (np.diff(rows[attribute, 1:, 0, 0, attribute]) > 0).all()
+    assert (tmp_path / "s_attributes.png").exists()
+    figures.attributes(None, ())
+    assert not (tmp_path / "s_attributes.png").exists()
+
+
 def test_a_resumed_run_on_other_faces_is_refused(trained, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(30):
         Image.new("RGB", (40, 50), (number * 8, 90, 200)).save(photos / f"{number}.png")
     folders = ["--run-dir", str(trained[0] / "run"), "--images-dir", str(tmp_path), "--data-dir", str(tmp_path)]
-    with pytest.raises(script.cli.UserError, match="on drawn faces, 620 pictures, not on photos, 30 pictures"):
+    with pytest.raises(script.cli.UserError, match="on drawn faces, 640 pictures, not on photos, 30 pictures"):
         script.main(["--faces", str(photos), "--resume", *SMALL, *folders])
 
 
 def test_real_faces_are_reconstructed(few_real_faces, tmp_path, monkeypatch):
     draw_nothing(monkeypatch, script)
     folders = ["--run-dir", str(tmp_path / "run"), "--images-dir", str(tmp_path), "--data-dir", str(tmp_path)]
-    small = ["--size", "32", "--limit", "512", "--batch-size", "16", "--epochs", "1", "--precision", "fp32"]
-    script.main(["--faces", str(few_real_faces), *small, *folders])
+    script.main(["--faces", str(few_real_faces), *SMALL, "--limit", "512", "--epochs", "1", *folders])
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["dataset"] == "CelebA" and results["test"]["mse"] < 0.08
 
@@ -200,7 +220,7 @@ def test_standardizing_changes_codes_to_lower_the_kl_but_no_picture():
 
 
 def test_a_run_ends_with_standardized_codes(trained, model):
-    train = to_float(select(trained[2].images, trained[2].split == celeba.TRAIN))
+    train = to_float(select(trained[2].images, trained[2].split == celeba.TRAIN)[:480])
     with torch.no_grad():
         means, variances, _ = spread(*model.encode(train))
     torch.testing.assert_close(means, torch.zeros(24), atol=1e-3, rtol=0)
