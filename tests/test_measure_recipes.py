@@ -193,11 +193,12 @@ def test_the_program_measures_prints_and_draws(small, tmp_path, capsys, monkeypa
 
 def test_the_recipe_of_faces_is_measured_and_scored(small, tmp_path, monkeypatch):
     monkeypatch.setattr(celeba, "DRAWN_COUNTS", (200, 20, 150))
+    monkeypatch.setattr(recipes, "FULL", 0.0)
     folders = ["--runs-dir", str(tmp_path), "--images-dir", str(tmp_path), "--data-dir", str(tmp_path)]
     recipes.main(["faces", "--quick", "--faces", "drawn", "--device", "cpu", *folders])
     found = json.loads((tmp_path / "measure/recipes_quick.json").read_text())["groups"]["faces"]
     points = found["recipes"]["PyTorch-VAE's vanilla VAE"]["curve"] + list(found["ours"].values())
-    assert len(points) == 2
+    assert len(points) >= 2
     for point in points:
         assert 0 < point["mse"] < 0.5 and point["kl"] > 0 and point["frechet_samples"] > 0
 
