@@ -1,5 +1,6 @@
-"""A headless Chromium without a network, and a page that is open in it."""
+"""A headless Chromium without a network, a page that is open in it, and a page's file."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -38,6 +39,18 @@ def offline_chromium(profile: Path) -> webdriver.Chrome:
     offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
     browser.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
     return browser
+
+
+def content(path: Path) -> dict:
+    """The data that a page's file holds."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text.split('type="application/json">')[1].split("</script>")[0])
+
+
+def assert_it_may_send_nothing(path: Path) -> None:
+    """By the Content-Security-Policy in a page's file."""
+    policy = path.read_text(encoding="utf-8").split('http-equiv="Content-Security-Policy"')[1].split(">")[0]
+    assert "default-src 'none'" in policy and "connect-src" not in policy and "http" not in policy
 
 
 class Page:

@@ -174,6 +174,7 @@ class Payload:
 
 
 CELEBA_FILES = ("img_align_celeba.zip", "list_attr_celeba.txt", "list_eval_partition.txt")
+NO_CELEBA = f"no {', '.join(CELEBA_FILES)} in data/celeba or where CELEBA says"
 
 
 def real_faces():
@@ -186,7 +187,7 @@ def real_faces():
 def few_real_faces(tmp_path_factory):
     """A folder like CelebA's with some 700 of its pictures; without CelebA, tests that need them are skipped."""
     if (real := real_faces()) is None:
-        pytest.skip(f"no {', '.join(CELEBA_FILES)} in data/celeba or where CELEBA says")
+        pytest.skip(NO_CELEBA)
     folder = tmp_path_factory.mktemp("celeba")
     with (
         zipfile.ZipFile(real / "img_align_celeba.zip") as pictures,

@@ -1,13 +1,15 @@
 """Wrong calls end in one clear line on the console and exit code 2, never in a traceback."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
-from conftest import ROOT, ends_in_one_line
+from conftest import ROOT, draw_nothing, ends_in_one_line
 
 import vanilla_ae
 import vanilla_vae_celeba
@@ -110,6 +112,18 @@ def test_help_names_the_default_of_every_flag(capsys, script):
             assert f"(default: {value})" in shown.split(f" {flag} ", 1)[1].split(" --")[0], flag
     if defaults["batch_size"] is None:
         assert shown.count("(default: by the length of the run)") == 2
+
+
+@pytest.mark.parametrize("script", [vanilla_ae, vanilla_vae_mnist])
+def test_the_named_data_set_is_read_and_reported(few_digits, tmp_path, monkeypatch, script):
+    load = Mock(return_value=few_digits)
+    monkeypatch.setattr(script, "load_digits", load)
+    draw_nothing(monkeypatch, script)
+    flags = ["--limit", "64", "--epochs", "1", "--precision", "fp32", "--device", "cpu"]
+    folders = ["--data-dir", str(tmp_path), "--run-dir", str(tmp_path / "run"), "--images-dir", str(tmp_path)]
+    script.main(["--dataset", "KMNIST", *flags, *folders])
+    load.assert_called_once_with("KMNIST", tmp_path)
+    assert json.loads((tmp_path / "run/results.json").read_text())["dataset"] == "KMNIST"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from conftest import real_faces
+from conftest import NO_CELEBA, real_faces
 from pictures import ALIGNED, NAMES, NUMBERS, PHOTOS, SIZE, drawn_pictures, encoded, load, write
 from PIL import Image, ImageOps
 from torchvision import datasets
@@ -227,7 +227,7 @@ def test_a_download_asks_torchvision_for_the_zip_and_the_tables_and_is_used(tmp_
     assert set(asked) <= set(datasets.CelebA.file_list) and sorted(name for *_, name in asked) == sorted(OFFICIAL)
 
 
-@pytest.mark.skipif(real_faces() is None, reason="real CelebA is neither in data/celeba nor where CELEBA says")
+@pytest.mark.skipif(real_faces() is None, reason=NO_CELEBA)
 def test_real_faces_equal_pillows_with_the_labels_and_parts_of_their_names(tmp_path):
     with zipfile.ZipFile(real_faces() / "img_align_celeba.zip") as file:
         names = [name for name in file.namelist() if name.endswith(".jpg")]

@@ -21,7 +21,7 @@ import vanilla_vae_celeba
 import vanilla_vae_mnist
 from common.training import checkpoint
 
-EPOCHS = "8"
+EPOCHS = 8
 SCRIPTS = {script.SCRIPT: script for script in (vanilla_ae, vanilla_vae_mnist, vanilla_vae_celeba)}
 
 
@@ -92,7 +92,7 @@ def test_a_run_killed_at_a_random_moment_resumes_to_identical_weights(tmp_path, 
     killed.kill()
     killed.communicate()
     reached = checkpoint.load(tmp_path / "run/checkpoint.pt")["epoch"]
-    assert reached < int(EPOCHS), "it was killed too late to test anything"
+    assert reached < EPOCHS, "it was killed too late to test anything"
     process = start(script, small_data, tmp_path, "--epochs", EPOCHS, "--resume")
     expected = checkpoint.load(undisturbed(script) / "run/checkpoint.pt")  # trained while the other resumes
     assert f"epoch {reached}/" not in finish(process)
@@ -127,7 +127,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(capsys, small_data, finished
     before = (finished / "run/checkpoint.pt").read_bytes()
     with full_disk(bytes_left=1_000_000):
         code, line = ends_in_one_line(
-            capsys, lambda: train_here("vanilla_ae", small_data, finished, "--epochs", str(int(EPOCHS) + 1), "--resume")
+            capsys, lambda: train_here("vanilla_ae", small_data, finished, "--epochs", EPOCHS + 1, "--resume")
         )
     assert code == 2 and "cannot write" in line and "checkpoint.pt" in line and "MB" in line
     assert (finished / "run/checkpoint.pt").read_bytes() == before

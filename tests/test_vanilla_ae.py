@@ -1,7 +1,6 @@
 """The autoencoder's script: its loss, its training, its figures."""
 
 import json
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -116,16 +115,6 @@ def test_the_results_hold_the_run_and_the_error_of_its_model_on_the_test_split(t
         images = to_float(few_digits[1].images)
         error = (model.decode(model.encode(images)) - images).square().mean().item()
     assert results["test"]["mse"] == pytest.approx(error, rel=1e-4)
-
-
-def test_the_named_data_set_is_read_and_reported(few_digits, tmp_path, monkeypatch):
-    load = Mock(return_value=few_digits)
-    monkeypatch.setattr(vanilla_ae, "load_digits", load)
-    draw_nothing(monkeypatch, vanilla_ae)
-    folders = ["--data-dir", str(tmp_path), "--run-dir", str(tmp_path / "run"), "--images-dir", str(tmp_path)]
-    vanilla_ae.main([*QUICK, "--dataset", "KMNIST", "--limit", "64", "--epochs", "1", *folders])
-    load.assert_called_once_with("KMNIST", tmp_path)
-    assert json.loads((tmp_path / "run/results.json").read_text())["dataset"] == "KMNIST"
 
 
 def test_a_run_leaves_every_figure_and_the_page(trained):

@@ -2,7 +2,6 @@
 
 import json
 import math
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -152,16 +151,6 @@ def test_the_results_hold_every_score_and_the_error_of_the_model_on_the_test_spl
     binary = binarized(few_digits[1].images, training.EVALUATION_SEED)
     terms = training.evaluate(model, script.loss, binary, torch.device("cpu"))
     assert results["test"]["neg_elbo_binary"] == pytest.approx(terms["neg_elbo"], rel=1e-4)
-
-
-def test_the_named_data_set_is_read_and_reported(few_digits, tmp_path, monkeypatch):
-    load = Mock(return_value=few_digits)
-    monkeypatch.setattr(script, "load_digits", load)
-    draw_nothing(monkeypatch, script)
-    folders = ["--data-dir", str(tmp_path), "--run-dir", str(tmp_path / "run"), "--images-dir", str(tmp_path)]
-    script.main([*QUICK, "--dataset", "KMNIST", "--limit", "64", "--epochs", "1", *folders])
-    load.assert_called_once_with("KMNIST", tmp_path)
-    assert json.loads((tmp_path / "run/results.json").read_text())["dataset"] == "KMNIST"
 
 
 def test_all_figures_are_written_and_show_the_means(trained, model, few_digits):

@@ -90,8 +90,8 @@ def trained_classifier(
     """
     single = targets.ndim == 1
     outputs = int(targets.max()) + 1 if single else targets.shape[1]
-    arguments = {"images": list(images.shape), "sum": int(images.sum()), "outputs": outputs, "epochs": epochs}
-    arguments["targets"] = int(targets.sum())
+    data = {"images": list(images.shape), "sum": int(images.sum()), "targets": int(targets.sum())}
+    arguments = data | {"outputs": outputs, "epochs": epochs}
     torch.manual_seed(0)
     model = Classifier(images.shape[1], images.shape[-1], outputs).to(device)
     if path.exists():
