@@ -304,6 +304,18 @@ def test_the_keyboard_does_what_the_mouse_does(ae):
     assert ae.run("return view") == ae.run("return area")
 
 
+def test_the_test_image_that_is_named_is_near_the_place_on_the_screen(ae):
+    ae.on_map(ae.run("return classes[0].place")).perform()
+    ae.press(Keys.ARROW_RIGHT)
+    named = set()
+    for key in "+" * 12 + "-" * 12:
+        ae.press(key)
+        found = ae.run("return nearest()")
+        assert ae.text("caption").startswith(f"test image {found + 1}," if found >= 0 else "no test image here")
+        named.add(found >= 0)
+    assert named == {True, False}
+
+
 def test_one_finger_explores_and_two_zoom(browser, pages):
     page = Page(browser, pages["ae"][0], width=390, height=844)
     map_ = page.find("marks").rect
@@ -445,6 +457,24 @@ def test_the_eraser_erases_and_a_button_clears(ae):
     assert ae.find("hint").is_displayed()
 
 
+def test_a_stroke_that_leaves_the_field_leaves_no_trail_along_its_edge(ae):
+    ae.draw((0.5, 0.2), (-0.1, 0.2), (-0.1, 0.8), (0.5, 0.8))
+    ink = ae.shown("ink")
+    assert ink[56].max() == ink[223].max() == 1 and ink[80:200].max() == 0
+
+
+def test_a_button_released_where_the_page_could_not_see_it_ends_the_stroke(ae):
+    ae.run("""$("ink").setPointerCapture = () => {};  // no such pointer is down
+        const {left, top, width} = $("ink").getBoundingClientRect();
+        for (const [type, buttons, share] of [["down", 1, 0.2], ["move", 1, 0.4], ["move", 0, 0.9]]) {
+            const place = {clientX: left + share * width, clientY: top + width / 2};
+            $("ink").dispatchEvent(new PointerEvent(`pointer${type}`, {pointerId: 1, buttons, ...place}));
+        }""")
+    ae.settle()
+    ink = ae.shown("ink")
+    assert ink[:, 100:110].max() == 1 and ink[:, 140:].max() == 0
+
+
 def test_the_keyboard_draws(ae):
     ae.press(Keys.ARROW_LEFT, Keys.SPACE, *[Keys.ARROW_UP] * 6, Keys.SPACE, *[Keys.ARROW_LEFT] * 6, where="ink")
     ink = (ae.shown("ink") > 0.5).nonzero()
@@ -459,7 +489,7 @@ def test_the_keyboard_draws(ae):
 @pytest.mark.parametrize("name", ["ae", "vae"])
 def test_drawing_updates_thirty_times_per_second(request, name):
     script = """const done = arguments[0], times = [], {left, top, width} = $("ink").getBoundingClientRect();
-        const send = (type, angle) => $("ink").dispatchEvent(new PointerEvent(type, {pointerId: 1, clientX:
+        const send = (type, angle) => $("ink").dispatchEvent(new PointerEvent(type, {pointerId: 1, buttons: 1, clientX:
             left + width * (0.5 + 0.3 * Math.cos(angle)), clientY: top + width * (0.5 + 0.4 * Math.sin(angle))}));
         $("ink").setPointerCapture = () => {};  // no such pointer is down
         send("pointerdown", 0);

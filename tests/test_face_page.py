@@ -121,7 +121,7 @@ class FacePage(Page):
     def idle(self) -> None:
         """Wait until the pending face is shown."""
         self.settle()
-        self.call("while (busy || encoding || waiting.size) await new Promise(done => setTimeout(done, 5));")
+        self.call("while (working.size || waiting.size) await new Promise(done => setTimeout(done, 5));")
 
     def click(self, name: str) -> None:
         self.find(name).click()
@@ -275,9 +275,11 @@ def test_a_slider_walks_between_the_two_faces_that_are_chosen(page, written):
     torch.testing.assert_close(page.code(), latent[4], atol=1e-4, rtol=1e-4)
     page.run("$('walk').value = 0.97")
     page.find("play").click()
+    assert page.find("caption").get_attribute("aria-live") == "off"
     page.call("while (playing) await new Promise(requestAnimationFrame)")
     page.idle()
     torch.testing.assert_close(page.code(), latent[7], atol=1e-4, rtol=1e-4)
+    assert page.find("caption").get_attribute("aria-live") == "polite" and page.text("caption") == "test face 8"
 
 
 def test_random_faces_come_from_either_sampler(page, written):
@@ -342,9 +344,23 @@ def test_a_face_chosen_while_a_random_one_is_decoded_stays(page):
 
 
 def test_white_shows_through_a_transparent_picture(page, tmp_path):
-    Image.new("RGBA", (80, 80), (200, 0, 0, 0)).save(tmp_path / "clear.png")
+    clear = Image.new("RGBA", (120, 80), (200, 0, 0, 0))
+    clear.paste((200, 0, 0, 255), (0, 0, 10, 80))  # outside the square in the middle
+    clear.save(tmp_path / "clear.png")
     page.choose(tmp_path / "clear.png")
     assert page.call("return [...cropped()].every(level => level > 0.999)")
+
+
+def test_of_two_pictures_the_one_opened_last_is_shown(page):
+    page.call("""const decode = createImageBitmap, blob = canvas => new Promise(done => canvas.toBlob(done));
+        window.createImageBitmap = async file => {
+            if (file.name === "slow") await new Promise(done => setTimeout(done, 200));
+            return decode(file);
+        };
+        const slow = new File([await blob($("crop"))], "slow"), fast = await blob(faces[2].picture);
+        await Promise.all([open(slow), open(fast)]);""")
+    page.idle()
+    assert page.run("return [own.image.width, own.side]") == [64, 64]
 
 
 @pytest.mark.parametrize("width", [725, 760, 1060, 1100])
@@ -413,11 +429,14 @@ def test_it_fits_a_narrow_window_in_light_and_dark(browser, small, width, dark):
 
 def test_an_autoencoder_of_drawn_faces_of_32_pixels_has_a_page(browser, tmp_path, monkeypatch):
     monkeypatch.setattr(celeba, "DRAWN_COUNTS", (120, 20, 30))
-    for name in ("interpolation", "reconstructions", "samples", "attributes", "curves"):
+    for name in ("interpolation", "reconstructions", "samples", "attributes"):
         monkeypatch.setattr(FaceFigures, name, lambda *_, **__: None)
+    panels = []
+    monkeypatch.setattr(FaceFigures, "curves", lambda _, history, names: panels.extend(names))
     folders = ["--run-dir", str(tmp_path / "run"), "--images-dir", str(tmp_path), "--data-dir", str(tmp_path)]
     small = ["--faces", "drawn", "--size", "32", "--epochs", "1", "--latent-dim", "12", "--precision", "fp32"]
     script.main(["--ae", *small, *folders])
+    assert panels == ["mse"]  # it has neither an ELBO nor a KL divergence
     page = FacePage(browser, tmp_path / "vanilla_vae_celeba_explorer.html")
     assert page.text("title").startswith("Autoencoder")
     model = script.VariationalAutoencoder(12, 32)

@@ -170,7 +170,7 @@ function look(left, bottom, side) {
   view.side = side;
   view.left = clamp(left, area.left, area.left + area.side - side);
   view.bottom = clamp(bottom, area.bottom, area.bottom + area.side - side);
-  later(drawMap, drawMarks);
+  later(drawMap, drawMarks, drawPlace);  // the place's test image must be near it on the screen
 }
 
 function moveTo([x, y]) {
@@ -192,59 +192,36 @@ function click() {
   if (nearest() >= 0) take(nearest());
 }
 
-// Move the point at one pixel of the map to another pixel, and zoom by a factor there.
+// Move the point at one place of the map to another, and zoom by a factor there; both are shares of the map's width.
 function drag(from, to, factor = 1) {
-  const width = $("map").clientWidth, side = clamp(view.side * factor, area.side * CLOSEST, area.side);
-  const x = view.left + from.x / width * view.side, y = view.bottom + (1 - from.y / width) * view.side;
-  look(x - to.x / width * side, y - (1 - to.y / width) * side, side);
+  const side = clamp(view.side * factor, area.side * CLOSEST, area.side);
+  const x = view.left + from.x * view.side, y = view.bottom + (1 - from.y) * view.side;
+  look(x - to.x * side, y - (1 - to.y) * side, side);
 }
 
-function zoom(factor, [x, y] = toPixels(place)) {
+function zoom(factor, [x, y] = toPixels(place).map(pixel => pixel / $("map").clientWidth)) {
   drag({x, y}, {x, y}, factor);
 }
 
 function listenToPointers(map) {
-  const pressed = new Map();  // pointer -> where it is
-  let strayed, first;         // is this more than a click? where did it begin?
-  const here = ({clientX, clientY}) => {
-    const {left, top} = map.getBoundingClientRect();
-    return {x: clientX - left, y: clientY - top};
-  };
+  let strayed, first;  // is this more than a click? where did it begin?
   const follow = ({x, y}) => {
     pause();
-    moveTo([view.left + x / map.clientWidth * view.side, view.bottom + (1 - y / map.clientWidth) * view.side]);
+    moveTo([view.left + x * view.side, view.bottom + (1 - y) * view.side]);
   };
-  map.onpointerdown = event => {
-    if (event.button) return;
-    map.setPointerCapture(event.pointerId);
-    pressed.set(event.pointerId, here(event));
-    strayed = pressed.size > 1;
-    first = here(event);
-    if (!strayed) follow(first);
-  };
-  map.onpointermove = event => {
-    if (!event.buttons) pressed.delete(event.pointerId);  // released where the page couldn't see it: over a menu
-    const before = pressed.get(event.pointerId), now = here(event);
-    if (!before) return follow(now);
-    pressed.set(event.pointerId, now);
-    strayed ||= Math.hypot(now.x - first.x, now.y - first.y) > STRAY;
-    if (pressed.size > 1) {
-      const [, other] = [...pressed].find(([pointer]) => pointer !== event.pointerId);
-      const middle = ({x, y}) => ({x: (x + other.x) / 2, y: (y + other.y) / 2});
-      const distance = ({x, y}) => Math.hypot(x - other.x, y - other.y) + 1;
-      drag(middle(before), middle(now), distance(before) / distance(now));
-    } else if (event.pointerType === "touch") follow(now);
-    else if (strayed) drag(before, now);
-  };
-  map.onpointerup = event => {
-    if (pressed.delete(event.pointerId) && !pressed.size && !strayed) click();
-  };
-  map.onpointercancel = event => pressed.delete(event.pointerId);
-  map.addEventListener("wheel", event => {
-    event.preventDefault();
-    // A trackpad's pinch comes as a wheel with Ctrl, in smaller steps.
-    drag(here(event), here(event), Math.exp(event.deltaY * (event.ctrlKey ? 0.01 : 0.0015)));
-  }, {passive: false});
+  listenToPan(map, drag, {
+    hover: follow,
+    press(now, count) {
+      [strayed, first] = [count > 1, now];
+      if (!strayed) follow(now);
+    },
+    one(before, now, {pointerType}) {
+      strayed ||= Math.hypot(now.x - first.x, now.y - first.y) * map.clientWidth > STRAY;
+      if (pointerType === "touch") follow(now);
+      else if (strayed) drag(before, now);
+    },
+    release() { if (!strayed) click(); },
+  });
 }
 
 const ARROWS = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1]};
@@ -280,9 +257,8 @@ async function begin() {
   listenToPointers($("marks"));
   listenToKeys($("marks"));
   listenToField($("ink"));
-  const middle = () => Array(2).fill($("map").clientWidth / 2);
-  $("in").onclick = () => zoom(0.8, middle());
-  $("out").onclick = () => zoom(1.25, middle());
+  $("in").onclick = () => zoom(0.8, [0.5, 0.5]);
+  $("out").onclick = () => zoom(1.25, [0.5, 0.5]);
   $("all").onclick = () => zoom(Infinity);
   listenToWalk(() => moveTo(onLine($("walk").value)));
   document.querySelectorAll(".vae").forEach(element => { element.hidden = !content.prior; });
@@ -292,7 +268,9 @@ async function begin() {
     show($("samples"), samples.map(decode));
     later(drawMarks);
   };
-  new ResizeObserver(() => later(drawMap, drawMarks)).observe($("map"));
-  matchMedia("(prefers-color-scheme: dark)").onchange = () => later(drawMap, drawMarks);
+  const redraw = () => later(drawMap, drawMarks);
+  new ResizeObserver(redraw).observe($("map"));
+  window.onresize = redraw;  // also when the browser zooms, and the map keeps its size
+  matchMedia("(prefers-color-scheme: dark)").onchange = redraw;
   later(drawMap, drawPlace, drawLine, drawDrawing);
 }

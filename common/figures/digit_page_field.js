@@ -151,11 +151,12 @@ function take(n) {
 }
 
 function listenToField(field) {
-  let tip = [FIELD / 2, FIELD / 2], down = false, erasing = false, rubs = false;  // down: a key put the pen down
+  let tip = [FIELD / 2, FIELD / 2], erasing = false;
+  let drawing, rubs = false, down = false;  // the pointer that draws; does it rub out? has a key put the pen down?
   const moveTip = place => {
-    tip = place.map(value => clamp(value, 0, FIELD));
-    const share = value => `${value / FIELD * 100}%`;
-    Object.assign($("tip").style, {left: share(tip[0]), top: share(tip[1]), width: share(erasing ? ERASER : PEN)});
+    tip = place;
+    const share = value => `${value / FIELD * 100}%`, rubbing = drawing === undefined ? erasing : rubs;
+    Object.assign($("tip").style, {left: share(tip[0]), top: share(tip[1]), width: share(rubbing ? ERASER : PEN)});
   };
   const stroke = place => {
     Object.assign(ink, {globalCompositeOperation: rubs ? "destination-out" : "source-over", lineCap: "round",
@@ -180,7 +181,6 @@ function listenToField(field) {
     ink.clearRect(0, 0, FIELD, FIELD);
     later(drawDrawing);
   };
-  let drawing;  // the pointer that draws
   field.onpointerdown = event => {
     if (drawing !== undefined) return;
     drawing = event.pointerId;
@@ -190,6 +190,7 @@ function listenToField(field) {
     stroke(tip);
   };
   field.onpointermove = event => {
+    if (!event.buttons && drawing === event.pointerId) drawing = undefined;  // released over a menu
     if (drawing === undefined) moveTip(here(event));
     else if (drawing === event.pointerId) {
       for (const between of event.getCoalescedEvents?.() ?? []) stroke(here(between));
@@ -203,7 +204,8 @@ function listenToField(field) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const step = event.shiftKey ? 2 : 10, move = ARROWS[event.key];
     if (drawing === undefined) rubs = erasing;
-    if (move) (down ? stroke : moveTip)([tip[0] + step * move[0], tip[1] - step * move[1]]);
+    const moved = axis => clamp(tip[axis] + step * move[axis] * (axis ? -1 : 1), 0, FIELD);
+    if (move) (down ? stroke : moveTip)([moved(0), moved(1)]);
     else if (event.key === " ") { if (!event.repeat && (down = !down)) stroke(tip); }
     else if (event.key.toLowerCase() === "e") change();
     else if (event.key === "Delete" || event.key === "Backspace") empty();

@@ -69,22 +69,27 @@ function place() {
   return code;
 }
 
-let busy = false, stale = false;
-async function refresh() {  // changes made while a face is computed show in the next one
-  stale = true;
-  if (busy) return;
-  busy = true;
-  while (stale) {
-    stale = false;
-    show($("face"), await decode(place()));
-  }
-  busy = false;
+// A function that has `task` run once more after its last call, but never twice at once.
+const working = new Set();
+function newest(task) {
+  let stale = false;
+  return async () => {
+    stale = true;
+    if (working.has(task)) return;
+    working.add(task);
+    try {
+      while (stale) { stale = false; await task(); }
+    } finally {
+      working.delete(task);
+    }
+  };
 }
+
+const refresh = newest(async () => show($("face"), await decode(place())));
 
 function describe() {
   const share = Number($("walk").value), [first, second] = ends.map(({name}) => name);
   const moved = sliders.some(({input}) => Number(input.value)) ? ", moved" : "";
-  $("caption").setAttribute("aria-live", playing ? "off" : "polite");  // not to be read at every step
   const where = share === 0 ? first : share === 1 ? second : `${Math.round(100 * share)}% of the way from ${first} to ${second}`;
   $("caption").textContent = where + moved;
 }

@@ -2,15 +2,16 @@
 
 const FINE = 4;          // pixels of the crop, across and down, that are averaged into one of the model's
 let own = null;          // the picture {image, x, y, side}: the square's centre and side in its pixels
-const touching = new Map();  // pointer -> where it is, as shares of the crop's sides
 
 // Draw the square onto a canvas. Where it reaches beyond the picture, a copy stretched over all of it fills the rest.
 function drawSquare(context) {
   const {image, x, y, side} = own, {width} = context.canvas, scale = width / side;
+  const place = [side / 2 - x, side / 2 - y, image.width, image.height].map(pixels => pixels * scale);
   Object.assign(context, {imageSmoothingQuality: "high", fillStyle: "#fff"});
-  context.fillRect(0, 0, width, width);  // white shows through
-  context.drawImage(image, 0, 0, width, width);
-  context.drawImage(image, (side / 2 - x) * scale, (side / 2 - y) * scale, image.width * scale, image.height * scale);
+  for (const where of [[0, 0, width, width], place]) {
+    context.fillRect(...where);  // white shows through
+    context.drawImage(image, ...where);
+  }
 }
 
 function drawCrop() {
@@ -41,44 +42,34 @@ function cropped() {
   return picture;
 }
 
-let encoding = false, changed = false;
-async function encodeOwn() {  // like `refresh`: the last change counts
-  drawCrop();
-  changed = true;
-  if (encoding) return;
-  encoding = true;
-  while (changed) {
-    changed = false;
-    const picture = cropped(), before = latest, code = Array.from(await encode(picture));
-    if (latest === before) await take("your picture", code, show(blank(), picture));
-  }
-  encoding = false;
-}
+const encodeOwn = newest(async () => {
+  const picture = cropped(), before = latest, code = Array.from(await encode(picture));
+  if (latest === before) await take("your picture", code, show(blank(), picture));
+});
 
+let opened = 0;
 async function open(file) {
-  try {
-    const image = await createImageBitmap(file);
-    own = {image, x: image.width / 2, y: image.height / 2, side: Math.min(image.width, image.height)};
-  } catch {
-    $("trouble").textContent = `This browser cannot read ${file.name} as a picture. Choose another one.`;
-    return;
-  }
-  $("trouble").textContent = "";
+  const number = ++opened, image = await createImageBitmap(file).catch(() => null);
+  if (number !== opened) return image?.close();  // another one was opened since
+  $("trouble").textContent = image ? "" : `This browser cannot read ${file.name} as a picture. Choose another one.`;
+  if (!image) return;
+  own?.image.close();
+  own = {image, x: image.width / 2, y: image.height / 2, side: Math.min(image.width, image.height)};
   $("drop").hidden = true;
   $("zoom").disabled = false;
   $("zoom").value = 0;
-  later(encodeOwn);
+  later(drawCrop, encodeOwn);
 }
 
-// Move the point at one place of the crop to another place, and zoom by a factor there.
+// Move the point at one place of the crop to another place, and show `factor` times as much around it.
 function moveCrop(from, to, factor = 1) {
   if (!own) return;
   const {image} = own, least = Math.min(image.width, image.height);
-  const side = clamp(own.side / factor, least / 2 ** $("zoom").max, least / 2 ** $("zoom").min);
+  const side = clamp(own.side * factor, least / 2 ** $("zoom").max, least / 2 ** $("zoom").min);
   const shift = axis => (from[axis] - 0.5) * own.side - (to[axis] - 0.5) * side;
   own = {image, side, x: clamp(own.x + shift("x"), 0, image.width), y: clamp(own.y + shift("y"), 0, image.height)};
   $("zoom").value = Math.log2(least / side);
-  later(encodeOwn);
+  later(drawCrop, encodeOwn);
 }
 
 const zoomCrop = (factor, at = {x: 0.5, y: 0.5}) => moveCrop(at, at, factor);
@@ -89,7 +80,7 @@ function listenToPicture() {
   $("choose").onclick = () => $("file").click();
   $("file").onchange = () => { if ($("file").files.length) open($("file").files[0]); $("file").value = ""; };
   $("zoom").oninput = () => {
-    zoomCrop(2 ** $("zoom").value * own.side / Math.min(own.image.width, own.image.height));
+    zoomCrop(Math.min(own.image.width, own.image.height) / 2 ** $("zoom").value / own.side);
   };
   document.addEventListener("dragover", event => event.preventDefault());
   document.addEventListener("drop", event => {  // anywhere: otherwise the browser would leave the page to open it
@@ -97,39 +88,14 @@ function listenToPicture() {
     if (event.dataTransfer.files.length) open(event.dataTransfer.files[0]);
   });
 
-  const here = ({clientX, clientY}) => {
-    const {left, top, width} = crop.getBoundingClientRect();
-    return {x: (clientX - left) / width, y: (clientY - top) / width};
-  };
-  crop.onpointerdown = event => {
-    if (event.button) return;
-    crop.setPointerCapture(event.pointerId);
-    touching.set(event.pointerId, here(event));
-  };
-  crop.onpointermove = event => {
-    if (!event.buttons) touching.delete(event.pointerId);  // released where the page couldn't see it: over a menu
-    const before = touching.get(event.pointerId), now = here(event);
-    if (!before) return;
-    touching.set(event.pointerId, now);
-    const other = [...touching].find(([pointer]) => pointer !== event.pointerId)?.[1];
-    if (!other) return moveCrop(before, now);
-    const middle = ({x, y}) => ({x: (x + other.x) / 2, y: (y + other.y) / 2});
-    const distance = ({x, y}) => Math.hypot(x - other.x, y - other.y) + 0.01;
-    moveCrop(middle(before), middle(now), distance(now) / distance(before));
-  };
-  crop.onpointerup = crop.onpointercancel = event => touching.delete(event.pointerId);
-  crop.addEventListener("wheel", event => {
-    if (!own) return;
-    event.preventDefault();
-    zoomCrop(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0015)), here(event));
-  }, {passive: false});
+  listenToPan(crop, moveCrop);
   crop.onkeydown = event => {
     const step = event.shiftKey ? 0.005 : 0.03, {key} = event;
     const move = {ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step]}[key];
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!own || event.ctrlKey || event.metaKey || event.altKey) return;
     if (move) moveCrop({x: 0, y: 0}, {x: move[0], y: move[1]});
-    else if (key === "+" || key === "=") zoomCrop(1.05);
-    else if (key === "-") zoomCrop(1 / 1.05);
+    else if (key === "+" || key === "=") zoomCrop(1 / 1.05);
+    else if (key === "-") zoomCrop(1.05);
     else return;
     event.preventDefault();
   };

@@ -85,6 +85,7 @@ const compute = {
   },
 
   LayerNorm: (inputs, layer) => compute.GroupNorm(inputs, layer),  // each number is a channel of a single pixel
+  Norm: (inputs, layer) => compute.GroupNorm(inputs, layer),
   Residual: (inputs, layer) => compute.SiLU(compute.Linear(inputs, layer)).map((value, n) => inputs[n] + value),
   SiLU: inputs => inputs.map(value => value / (1 + Math.exp(-value))),
 
@@ -103,7 +104,7 @@ const compute = {
   Flatten: (inputs, {channels}) => transpose(inputs, channels),
   Unflatten: (inputs, {channels}) => transpose(inputs, inputs.length / channels),
 
-  Waves(inputs, {directions}) {
+  FourierFeatures(inputs, {directions}) {
     const phases = directions.map(direction => direction.reduce((sum, value, n) => sum + value * inputs[n], 0));
     return Float32Array.from([...phases.map(Math.sin), ...phases.map(Math.cos)]);
   },
