@@ -4,12 +4,15 @@ import argparse
 import contextlib
 import gc
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from common.errors import UserError, out_of_memory
+import torch
+
+from common.errors import UserError, first_line, out_of_memory
 from common.training import parallel
 
 
@@ -62,7 +65,7 @@ def parser(script: str, description: str, **defaults: float) -> Parser:
     add("--seed", type=number(int, 0, below=2**63), default=0, help="random seed of weights, shuffles and noise")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, if any")
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: the faster one, by a short trial")
-    add("--compile", action="store_true", help="compile the training step; pays off in long runs on a GPU")
+    add("--compile", action="store_true", help="compile the training step with torch.compile")
     add("--data-dir", type=Path, default=Path("data"), help="folder of the data sets, downloaded if absent")
     add("--images-dir", type=Path, default=Path("images"), help="folder for the figures")
     add("--run-dir", type=Path, default=Path("runs", script), help="folder for checkpoint, metrics and results")
@@ -91,9 +94,16 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         code, message = 2, f"error: {error.filename or 'input or output'}: {error.strerror or error}"
     except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        if out_of_memory(error):
+            code, message = 2, "error: out of memory: choose a smaller --batch-size, --latent-dim or --limit"
+        elif isinstance(error, torch.AcceleratorError):  # the GPU is too old for this PyTorch, or others hold it
+            code, message = 2, f"error: the accelerator failed ({first_line(error)}): use --device cpu"
+        else:
             raise
-        code, message = 2, "error: out of memory: choose a smaller --batch-size, --latent-dim or --limit"
+    try:
+        sys.stdout.flush()
+    except OSError:  # nobody reads it, or the disk is full: Python's flush at exit would fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print(message, file=sys.stderr, flush=True)
     if parallel.world() > 1:
         parallel.leave(code)

@@ -2,8 +2,9 @@
 
 import torch
 
-# Texts of PyTorch's RuntimeErrors when memory runs out on a CPU, on MPS, or on a GPU that others have filled.
-NO_MEMORY = ("you tried to allocate", "out of memory", "Invalid buffer size")
+# Texts of PyTorch's RuntimeErrors when memory runs out on a CPU, on MPS, or on a GPU that others have filled, and when
+# a file is too large to be mapped.
+NO_MEMORY = ("you tried to allocate", "out of memory", "Invalid buffer size", "ALLOC_FAILED", "Cannot allocate memory")
 
 
 class UserError(Exception):

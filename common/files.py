@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import tempfile
 from pathlib import Path
 
 from common.errors import UserError
@@ -38,9 +37,13 @@ def write_json(path: Path, value: object) -> None:
 
 def check_writable(folder: Path) -> None:
     """Create `folder` and check that a file can be written there, before any work is done. Raises UserError."""
+    # Not a file from tempfile: on Windows, that tries two billion names where no file can be made.
+    probe = folder / f".{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"\0" * 4096)
+        try:
+            probe.write_bytes(b"\0" * 4096)
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to the folder {folder}: {error.strerror or error}") from error

@@ -72,6 +72,7 @@ def test_a_folder_that_cannot_be_made_is_named_before_any_training(capsys, tmp_p
         (OSError(28, "No space left on device", "x.png"), 2, "x.png: No space left on device"),
         (MemoryError(), 2, "out of memory"),
         (RuntimeError("CUDA error: out of memory"), 2, "out of memory"),
+        (torch.AcceleratorError("CUDA error: no kernel image\nCompile with..."), 2, "image): use --device cpu"),
         (KeyboardInterrupt("in epoch 3"), 130, "stopped: in epoch 3"),
         (cli.Stopped(), 143, "stopped"),
     ],
@@ -91,6 +92,15 @@ def test_a_bug_is_not_hidden(bug):
 
     with pytest.raises(type(bug)):
         cli.run(main)
+
+
+def test_a_closed_output_ends_in_one_line():
+    code = "from common import cli\ncli.run(lambda: print('x' * 100_000, flush=True))"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as process:
+        process.stdout.close()  # as `head` does
+        errors = process.stderr.read()
+    assert process.returncode == 2 and errors == "error: input or output: Broken pipe\n"
 
 
 def test_importing_the_scripts_trains_nothing_and_needs_no_torchvision():

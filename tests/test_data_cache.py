@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from pictures import ALIGNED, NAMES, PHOTOS, encoded, load, refusal, write
 from PIL import Image
 
 from common.data import faces as module
+from common.errors import out_of_memory
 
 TABLE = ("image_id,Young\n" + "".join(f"{name},1\n" for name in NAMES)).encode()
 
@@ -56,6 +58,18 @@ def test_a_damaged_cache_is_made_again(name, tmp_path):
         file.write_bytes(damage(file.read_bytes()))
         faces = load(path, tmp_path / "data")
         assert torch.equal(faces.images, images) and torch.equal(faces.attributes, first.attributes)
+
+
+def test_a_cache_too_large_to_be_mapped_is_kept(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.zip", PHOTOS)
+    load(path, tmp_path / "data")
+    monkeypatch.setattr(module, "_prepare", lambda *_: pytest.fail("the pictures were decoded again"))
+    error = RuntimeError("unable to mmap 9958 bytes from file <pixels.uint8>: Cannot allocate memory (12)")
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError) as raised:
+        patch.setattr(torch, "from_file", Mock(side_effect=error))
+        load(path, tmp_path / "data")
+    assert out_of_memory(raised.value)
+    assert len(load(path, tmp_path / "data").names) == 150
 
 
 def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path):

@@ -147,6 +147,14 @@ def test_large_photos_are_the_centre_square_of_pillows_full_decoding(tmp_path):
     assert all(close(image, data, levels=6) for image, data in zip(faces.images, files.values(), strict=True))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_grey_pictures_of_16_bits_keep_their_levels(tmp_path, kind):
+    levels = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    grey = encoded(Image.fromarray(levels), kind)
+    faces = load(write(tmp_path / "grey", {f"{index}.{kind}": grey for index in range(3)}), tmp_path / "data", 64)
+    assert (faces.images.int() - torch.from_numpy(levels // 256).int()).abs().max() <= 1
+
+
 QUARTERS = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]]  # red, green, blue, white
 PICTURE = Image.fromarray(np.kron(np.array(QUARTERS).reshape(2, 2, 3), np.full((32, 32, 1), 255)).astype(np.uint8))
 CLEAR = PICTURE.convert("RGBA")  # its blue quarter is transparent, and white shows through

@@ -66,6 +66,15 @@ def test_arbitrary_and_damaged_bytes_are_refused_cleanly(tmp_path, content, keep
         assert "\n" not in str(error)
 
 
+def test_a_changed_weight_is_noticed(tmp_path):
+    checkpoint.save(tmp_path / "c.pt", STATE)
+    content, weights = (tmp_path / "c.pt").read_bytes(), STATE["model"]["w"].numpy().tobytes()
+    assert content.count(weights) == 1
+    (tmp_path / "c.pt").write_bytes(content.replace(weights, bytes(len(weights))))
+    with pytest.raises(UserError, match="damaged"):
+        checkpoint.load(tmp_path / "c.pt")
+
+
 def test_another_script_or_argument_is_named(tmp_path):
     checkpoint.check_same_run(STATE, "a", {"beta": 1.0}, "", tmp_path)
     with pytest.raises(UserError, match=r"--beta 1\.0, not 2\.0"):

@@ -106,6 +106,13 @@ def test_a_new_models_checkpoint_does_not_lie_beside_another_ones_scores(tmp_pat
     assert not (tmp_path / "results.json").exists()
 
 
+def test_scores_that_are_not_finite_are_refused_in_one_line(tmp_path):
+    train(Mean(), squared_error, run := make_run(tmp_path))
+    with pytest.raises(UserError, match=r"not finite.*lower --lr.*'kl': inf"):
+        run.write_results("digits", {"mse": 0.1, "kl": float("inf")})
+    assert not (tmp_path / "results.json").exists()
+
+
 def test_a_resumed_run_with_more_epochs_continues_at_its_place_in_the_longer_cycle(tmp_path):
     train(Mean(), squared_error, make_run(tmp_path))
     history = train(Mean(), squared_error, make_run(tmp_path, resume=True, epochs=8))

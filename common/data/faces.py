@@ -223,6 +223,8 @@ def _decode(data: bytes, name: str, size: int) -> tuple[np.ndarray, bool]:
         # A large JPEG is decoded at a reduced size, but never below four times the final one.
         picture.draft(None, (4 * size, 4 * size))
         picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255
+        picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
     if picture.has_transparency_data:  # white shows through
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
     if aligned := named and picture.size == ALIGNED_SIZE:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -45,6 +46,9 @@ def load(path: Path) -> dict:
     """
     content = io.BytesIO(path.read_bytes())
     try:
+        if damaged := zipfile.ZipFile(content).testzip():  # torch.load doesn't compare checksums
+            raise ValueError(f"{damaged} has changed")
+        content.seek(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign pickles, which are refused
             state = torch.load(content, map_location="cpu", weights_only=True)

@@ -115,7 +115,8 @@ class Run:
         count, total, processes = len(images), self.args.epochs, parallel.world()
         self.images = count
         if count // math.ceil(count / batch_size) < processes:
-            raise UserError(f"{count} images in batches of {batch_size} are too few for {processes} processes")
+            raise UserError(f"{count} images in batches of {batch_size} are too few for {processes} processes: "
+                            "start fewer, or raise --batch-size or --limit")  # fmt: skip
         self._restore(model, optimizer)
         done = len(self.history)
         if done < total:
@@ -143,7 +144,8 @@ class Run:
             return
         checkpoint.check_same_run(state, self.script, self.arguments, self.data, self.checkpoint)
         if state["epoch"] > self.args.epochs:
-            raise UserError(f"{self.checkpoint} has {state['epoch']} epochs, more than --epochs {self.args.epochs}")
+            raise UserError(f"{self.checkpoint} has {state['epoch']} epochs, more than --epochs {self.args.epochs}: "
+                            "raise --epochs, or choose another --run-dir")  # fmt: skip
         try:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
@@ -165,7 +167,9 @@ class Run:
         return evaluation.batched(function, self.device)
 
     def write_results(self, dataset: str, test: dict[str, float]) -> None:
-        """Write RUN_DIR/results.json: the run, its machine, the seconds of its epochs, and the `test` scores."""
+        """Write RUN_DIR/results.json: the run, its machine, its seconds, and the `test` scores, which must be finite."""
+        if not all(map(math.isfinite, test.values())):
+            raise UserError(f"the model's test scores are not finite: train again with a lower --lr ({test})")
         epochs, seconds = len(self.history), sum(line["seconds"] for line in self.history)
         results = {
             "script": self.script,
