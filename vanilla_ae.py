@@ -30,7 +30,7 @@ LATENT_DIM = 2  # so that it can be drawn
 FREQUENCIES = 64  # of the decoder's sines and cosines
 
 
-class Waves(nn.Module):
+class FourierFeatures(nn.Module):
     """Sines and cosines of learned projections of the latent vector, (B, D) -> (B, 2 * FREQUENCIES).
 
     They let a decoder of two numbers form sharp features from the start (Tancik et al. 2020, "Fourier Features Let
@@ -64,7 +64,7 @@ class Autoencoder(nn.Module):
             nn.Linear(128, latent_dim),
         )
         self.decoder = nn.Sequential(
-            Waves(latent_dim),
+            FourierFeatures(latent_dim),
             *(nn.Linear(2 * FREQUENCIES, 128), nn.SiLU()),
             *(nn.Linear(128, 128), nn.SiLU()),
             *(nn.Linear(128, 128), nn.SiLU()),
@@ -130,9 +130,7 @@ def main(argv: list[str] | None = None) -> None:
         title = ("Denoising autoencoder" if args.noise else "Autoencoder") + f" on {args.dataset}"
         subtitle = f"test MSE {scores['mse']:.4f}, 5-NN accuracy {scores['knn']:.1%}"
         figures = DigitFigures(title, subtitle, args.images_dir, SCRIPT, test, latent, decode)
-        if args.noise:
-            path = figures.path("denoising")
-            scores |= draw_denoising(test, args.noise, lambda noisy: decode(encode(noisy)), path)
+        scores |= draw_denoising(test, args.noise, lambda noisy: decode(encode(noisy)), figures.path("denoising"))
         run.write_results(args.dataset, scores)
 
         figures.map(args.images_dir / "1.png")

@@ -1,6 +1,6 @@
 """A convolutional variational autoencoder on faces: CelebA, your own pictures, or drawn ones.
 
-python vanilla_vae_celeba.py --epochs 20                 train, then write images/4.png and the other figures
+python vanilla_vae_celeba.py                             train, then write images/4.png and the other figures
 python vanilla_vae_celeba.py --faces img_align_celeba.zip    read CelebA from this zip or folder
 python vanilla_vae_celeba.py --faces drawn --epochs 3    a quick try that downloads nothing
 python vanilla_vae_celeba.py --beta 1                    the ELBO itself: barely sharper pictures, worse samples
@@ -188,7 +188,7 @@ def main(argv: list[str] | None = None) -> None:
         figures.samples()  # decoded from z ~ N(0, I), and from a Gaussian fitted to the training codes
         figures.attributes(labels, faces.attribute_names)
         nats = {"neg_elbo": "-ELBO (nats per image)", "recon": "reconstruction (nats)", "kl": "KL (nats)"}
-        figures.curves(run.history, nats | {"mse": "mean squared error"})
+        figures.curves(run.history, ({} if args.ae else nats) | {"mse": "mean squared error"})
         page = args.images_dir / f"{SCRIPT}_explorer.html"
         face_page.write(page, figures, model.encoder, model.decoder, labels, faces)
         print(f"Open {args.images_dir / '4.png'} first.")

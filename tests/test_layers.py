@@ -16,11 +16,12 @@ LAYERS = {
     "layernorm": (nn.LayerNorm(6), (6,)),
     "residual": (vanilla_vae_mnist.Residual(7, 7), (7,)),
     "silu": (nn.SiLU(), (6,)),
-    "waves": (vanilla_ae.Waves(3), (3,)),
+    "fourier": (vanilla_ae.FourierFeatures(3), (3,)),
     "convolution": (nn.Conv2d(3, 6, 3, padding=1), (3, 5, 7)),
     "strided": (nn.Conv2d(2, 5, 4, stride=2, padding=1), (2, 6, 8)),
     "oblong": (nn.Conv2d(4, 1, (3, 2), stride=(2, 1), padding=(0, 2)), (4, 5, 3)),
-    "groupnorm": (vanilla_vae_celeba.Norm(16), (16, 3, 5)),
+    "groupnorm": (nn.GroupNorm(4, 16), (16, 3, 5)),
+    "norm": (vanilla_vae_celeba.Norm(16), (16, 3, 5)),
     "pixelshuffle": (nn.PixelShuffle(2), (12, 2, 3)),
     "flatten": (nn.Flatten(), (3, 2, 4)),
     "unflatten": (nn.Unflatten(1, (3, 2, 4)), (24,)),
@@ -69,10 +70,18 @@ class Residual(nn.Module):
         return inputs + self.linear(inputs)
 
 
+class Doubled(nn.Linear):
+    """It computes something else than the layer it is derived from."""
+
+    def forward(self, inputs):
+        return 2 * super().forward(inputs)
+
+
 @pytest.mark.parametrize(
     "network",
     [
         nn.GELU(),
+        Doubled(4, 4),
         nn.Linear(4, 4, bias=False),
         Residual(),
         nn.Sequential(nn.Unflatten(1, (4, 1, 1)), nn.Conv2d(4, 4, 1, groups=2)),

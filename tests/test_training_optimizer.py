@@ -111,7 +111,7 @@ def test_weights_decay_less_with_a_thin_code(dimensions, decay):
     ("model", "names"),
     [
         (vanilla_ae.Autoencoder(2), "encoder.3 encoder.5 encoder.7 decoder.3 decoder.5 decoder.7"),
-        (  # without the waves' directions
+        (  # without the directions of the Fourier features
             vanilla_ae.Autoencoder(64),
             "encoder.3 encoder.5 encoder.7 encoder.10 decoder.1 decoder.3 decoder.5 decoder.7",
         ),

@@ -26,6 +26,8 @@ def reads_few_digits(few_digits):
 def trained(tmp_path_factory):
     """A short run of the whole script: its folder, and the arguments of the figures that it drew."""
     folder = tmp_path_factory.mktemp("ae")
+    (folder / "images").mkdir()
+    (folder / "images/vanilla_ae_denoising.png").touch()  # of an earlier model
     folders = ["--run-dir", str(folder / "run"), "--images-dir", str(folder / "images")]
     with (
         recorded(maps.LatentMap, "interpolations", "figure") as drawn,
@@ -201,11 +203,11 @@ def test_more_dimensions_are_shown_along_principal_components(tmp_path, capsys):
     assert "no explorer page" in capsys.readouterr().out
 
 
-def test_waves_are_sines_and_cosines_along_their_directions():
-    waves = vanilla_ae.Waves(3)
+def test_fourier_features_are_sines_and_cosines_along_their_directions():
+    features = vanilla_ae.FourierFeatures(3)
     latent = torch.randn(4, 3)
-    phase = torch.einsum("bd,fd->bf", latent, waves.directions)
-    torch.testing.assert_close(waves(latent), torch.cat([torch.sin(phase), torch.cos(phase)], dim=1))
+    phase = torch.einsum("bd,fd->bf", latent, features.directions)
+    torch.testing.assert_close(features(latent), torch.cat([torch.sin(phase), torch.cos(phase)], dim=1))
     for dimensions in (2, 50):
-        phases = torch.randn(999, dimensions) @ vanilla_ae.Waves(dimensions).directions.T
+        phases = torch.randn(999, dimensions) @ vanilla_ae.FourierFeatures(dimensions).directions.T
         assert phases.shape[1] == vanilla_ae.FREQUENCIES and phases.std().item() == pytest.approx(2**0.5, rel=0.3)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from common.data.digits import Digits
 from common.data.tensors import to_float
 from common.figures import layers, maps
-from common.figures.page import pack, pack_nibbles, render, save
+from common.figures.page import UNKNOWN, pack, pack_nibbles, render, save
 
 TEMPLATE = "digit_page.html"
 LIMIT = 3_000_000  # bytes of the page
@@ -40,23 +40,21 @@ def write(
     mean and the log-variance of a Gaussian over them (B, 4) with `prior`; `decoder` maps codes to logits (B, 784).
     `prior` also adds N(0, I): its circles of one and two standard deviations, and samples.
 
-    At any point of its area, the page's image is within a mean absolute error of 0.02 grey levels of the decoder's in
-    fp32, and its codes are within 1% of the area's side. If the rounded weights are too coarse for that or too large
-    for the limit, or the page doesn't know a kind of layer, no page is written, and the console says so. Raises
-    UserError if `path` can't be written.
+    At the points and test images that are checked, the page's image is within a mean absolute error of 0.015 grey
+    levels of the decoder's in fp32, and its codes are within 1% of the area's side. If the rounded weights are too
+    coarse for that or too large for the limit, or the page doesn't know a kind of layer, no page is written, and the
+    console says why. Raises UserError if `path` can't be written.
     """
-    if latent.shape[1] != 2:
-        save(path, f"it needs a latent space of 2 dimensions, not {latent.shape[1]}")
-    else:
-        inexact = f"its layers don't fit into {LIMIT / 1e6:.0f} MB with errors below {BOUND} and {CODE_BOUND:.0%}"
-        save(path, _page(digits, latent, encoder, decoder, title, prior) or inexact)
+    save(path, _page(digits, latent, encoder, decoder, title, prior))
 
 
 @torch.no_grad()
 def _page(
     digits: Digits, latent: Tensor, encoder: nn.Module, decoder: nn.Module, title: str, prior: bool
-) -> bytes | None:
-    """The page, or None if it can't keep both the bounds and the limit."""
+) -> bytes | str:
+    """The page, or the reason why there is none."""
+    if latent.shape[1] != 2:
+        return f"it needs a latent space of 2 dimensions, not {latent.shape[1]}"
     low, side = _area(latent, prior)
     generator = torch.Generator().manual_seed(0)
     chosen = digits.images[torch.randperm(len(digits.images), generator=generator)[:CHECKS]]
@@ -64,12 +62,12 @@ def _page(
     encoding = layers.write(encoder, to_float(chosen), ENCODER_BITS)
     decoding = layers.write(decoder, places, DECODER_BITS)
     if encoding is None or decoding is None:
-        return None
+        return UNKNOWN
     codes, exact = (network(to_float(chosen))[:, :2] for network in (encoding.rounded, copy.deepcopy(encoder).cpu()))
     shown, expected = (network(places).sigmoid() for network in (decoding.rounded, copy.deepcopy(decoder).cpu()))
     distance, error = (codes - exact).norm(dim=1).max(), (shown - expected).abs().mean(dim=1).max()
     if not (distance <= CODE_BOUND * side and error <= BOUND):  # also where a number is NaN
-        return None
+        return f"its images would be off by more than {BOUND}, or its codes by more than {CODE_BOUND:.0%} of the map"
     present = digits.labels.unique().tolist()
     centres = np.stack([latent[digits.labels == label].median(dim=0).values.numpy() for label in present])
     places = maps.spread_apart(centres, 0.04 * side)
@@ -90,7 +88,9 @@ def _page(
     }
     room = LIMIT - len(render(TEMPLATE, content | {"originals": {"size": 28, "levels": 16, "images": ""}}))
     originals = _originals(digits.images, room)
-    return render(TEMPLATE, content | {"originals": originals}) if originals else None
+    if originals is None:
+        return f"it would take more than {LIMIT / 1e6:.0f} MB"
+    return render(TEMPLATE, content | {"originals": originals})
 
 
 def _area(latent: Tensor, prior: bool) -> tuple[Tensor, float]:

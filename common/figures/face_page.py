@@ -17,7 +17,7 @@ from common.data.faces import Faces
 from common.data.tensors import to_float
 from common.figures import layers
 from common.figures.faces import DIRECTIONS, FaceFigures
-from common.figures.page import listed, render, save
+from common.figures.page import UNKNOWN, listed, render, save
 from common.latent import fit_gaussian
 
 LIMIT = 6_000_000  # bytes of the page
@@ -30,7 +30,6 @@ DECODER_BITS = 8
 SHOWN = 24  # test faces to start from
 COMPONENTS = 8  # principal components with a slider
 SEPARATION = 0.6  # of the training faces along an attribute's direction, see `_attributes`
-UNKNOWN = "it can't compute a layer of this model"
 # Where the eyes of an aligned face are, as shares of the picture's sides.
 EYES = {"CelebA": ((0.365, 0.514), (0.628, 0.514)), "drawn faces": ((0.4, 0.47), (0.6, 0.47))}
 
@@ -43,9 +42,10 @@ def write(
     `encoder` maps pictures (B, 3, S, S) to codes, its first D outputs; `decoder` maps codes (B, D) to pictures.
     `labels` (M, A) bool are those of the training faces, by the names in `faces`, or None.
 
-    The page's faces are within a mean absolute error of 0.02 of the decoder's in fp32, and its codes within 2% of the
-    codes' spread. If that makes the page too large, a browser would be too slow, or the page doesn't know a kind of
-    layer, no page is written, and the console says why. Raises UserError if `path` can't be written.
+    Where that is checked, the page's faces are within a mean absolute error of 0.015 of the decoder's in fp32, and its
+    codes within 2% of the codes' spread. If that makes the page too large, a browser would be too slow, or the page
+    doesn't know a kind of layer, no page is written, and the console says why. Raises UserError if `path` can't be
+    written.
     """
     save(path, _page(figures, encoder, decoder, labels, faces))
 

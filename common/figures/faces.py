@@ -58,7 +58,7 @@ class FaceFigures(sheets.Figures):
         noise = torch.randn(SAMPLES[0] * SAMPLES[1], len(mean), generator=generator)
         draws = torch.cat([self.decode(noise), self.decode(mean + noise @ factor.T)])
         blank = [""] * (SAMPLES[0] - 1)
-        names = ["prior\nN(0, I)", *blank, "Gaussian\nfitted to the\ntraining codes", *blank]
+        names = ["N(0, I)", *blank, "Gaussian\nfitted to the\ntraining codes", *blank]
         title = f"{self.title}: faces decoded from the same random draws by two samplers"
         figure = sheets.pictures(_channels_last(draws.unflatten(0, (2 * SAMPLES[0], SAMPLES[1]))), title, names=names)
         sheets.save(figure, self.path("samples"))

@@ -1,6 +1,6 @@
 """A network's layers, written into a page that computes them with layers.js.
 
-A new kind of layer takes one function here and one in layers.js; both go by the name of PyTorch's class.
+A new kind of layer takes one function here and one in layers.js; both go by the name of the class that computes it.
 """
 
 import copy
@@ -33,8 +33,11 @@ def write(network: nn.Module, example: Tensor, bits: int) -> Layers | None:
     for layer in rounded.modules():
         if any(layer.children()):
             continue
-        name = next((kind.__name__ for kind in type(layer).__mro__ if kind.__name__ in KINDS), None)
-        if name is None or getattr(layer, "bias", 0) is None or (entry := KINDS[name](layer, values, bits)) is None:
+        # A subclass that computes something else isn't what it is derived from.
+        name = next(kind.__name__ for kind in type(layer).__mro__ if "forward" in vars(kind))
+        if name not in KINDS or getattr(layer, "bias", 0) is None:
+            return None
+        if (entry := KINDS[name](layer, values, bits)) is None:
             return None
         written.append({"kind": name, **entry})
         values = layer(values)
@@ -77,8 +80,9 @@ KINDS = {
     "Conv2d": _convolution,
     "LayerNorm": _norm,
     "GroupNorm": _norm,
+    "Norm": _norm,  # of vanilla_vae_celeba.py
     "SiLU": lambda layer, inputs, bits: {},
-    "Waves": lambda layer, inputs, bits: {"directions": listed(layer.directions)},
+    "FourierFeatures": lambda layer, inputs, bits: {"directions": listed(layer.directions)},
     "Flatten": lambda layer, inputs, bits: {"channels": inputs.shape[1]},
     "Unflatten": lambda layer, inputs, bits: {"channels": layer(inputs).shape[1]},
     "PixelShuffle": lambda layer, inputs, bits: {

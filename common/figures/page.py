@@ -13,6 +13,7 @@ from torch import Tensor
 from common.files import write_atomically
 
 FOLDER = Path(__file__).parent
+UNKNOWN = "it can't compute a layer of this model"
 
 
 def render(template: str, content: dict) -> bytes:
