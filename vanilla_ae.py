@@ -24,8 +24,8 @@ from common.metrics import knn_accuracy
 SCRIPT = "vanilla_ae"
 
 EPOCHS = 35
-BATCH_SIZE = 512  # in a long run; a short one takes fewer images per step
-LEARNING_RATE = 2e-3  # in a run of 4,000 steps; a shorter one takes a higher rate, a longer one a lower rate
+BATCH_SIZE = 512  # at most: short runs take smaller batches
+LEARNING_RATE = 2e-3  # the peak in a run of 4,000 steps; shorter runs take a higher rate, longer ones a lower rate
 LATENT_DIM = 2  # so that it can be drawn
 FREQUENCIES = 64  # of the decoder's sines and cosines
 
@@ -55,7 +55,7 @@ class Autoencoder(nn.Module):
     def __init__(self, latent_dim: int):
         super().__init__()
         self.encoder = nn.Sequential(
-            nn.Flatten(),
+            nn.Flatten(),  # below, each line is a layer and its activation
             *(nn.Linear(784, 512), nn.SiLU()),
             *(nn.Linear(512, 128), nn.SiLU()),
             *(nn.Linear(128, 128), nn.SiLU()),
@@ -99,7 +99,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     flags = cli.parser(SCRIPT, __doc__, epochs=EPOCHS, latent_dim=LATENT_DIM)
     flags.add_argument("--dataset", choices=DATASETS, default="MNIST", help="the data set, by its torchvision name")
     flags.add_argument("--noise", type=cli.non_negative_float, default=0.0, metavar="SIGMA", help="learn to remove "
-                       "Gaussian noise of this standard deviation, clipped to [0, 1]")  # fmt: skip
+                       "Gaussian noise of this standard deviation")  # fmt: skip
     return flags.parse_args(argv)
 
 
@@ -111,17 +111,17 @@ def main(argv: list[str] | None = None) -> None:
         batch_size = args.batch_size or training.batch_size(len(images), args.epochs, most=BATCH_SIZE)
         lr = args.lr or training.learning_rate(len(images), args.epochs, batch_size, long=LEARNING_RATE)
         model = Autoencoder(args.latent_dim).to(run.device)
-        compute_loss = run.prepare(model, functools.partial(loss, noise=args.noise), images[:batch_size])
+        compute_loss = run.prepare(model, functools.partial(loss, noise=args.noise), trial=images[:batch_size])
         optimizer = training.Optimizer(model, lr, run.precision)  # Muon and AdamW, with one learning-rate cycle
 
         for epoch in run.epochs(model, optimizer, images, batch_size):
-            for batch in epoch:  # (B, 1, 28, 28) in [0, 1]
-                terms = epoch.mean(compute_loss(batch))  # over the batch
+            for batch in epoch:  # (B, 1, 28, 28) in [0, 1]; each batch sets the learning rate
+                terms = epoch.mean(compute_loss(batch))  # over the batch; the epoch keeps its own means
                 optimizer.zero_grad()
                 terms["loss"].backward()
                 optimizer.step()
 
-        encode, decode = run.batched(model.encode), run.batched(model.decode)
+        encode, decode = run.batched(model.encode), run.batched(model.decode)  # of many uint8 images, or codes
         latent = encode(test.images)
         scores = {
             "mse": (decode(latent) - to_float(test.images)).square().mean().item(),
@@ -130,6 +130,7 @@ def main(argv: list[str] | None = None) -> None:
         title = ("Denoising autoencoder" if args.noise else "Autoencoder") + f" on {args.dataset}"
         subtitle = f"test MSE {scores['mse']:.4f}, 5-NN accuracy {scores['knn']:.1%}"
         figures = DigitFigures(title, subtitle, args.images_dir, SCRIPT, test, latent, decode)
+        # The PSNR of the denoised images; nothing without --noise.
         scores |= draw_denoising(test, args.noise, lambda noisy: decode(encode(noisy)), figures.path("denoising"))
         run.write_results(args.dataset, scores)
 

@@ -30,14 +30,14 @@ BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
 LATENT_DIM = 128
 BETA = 8.0  # the best samples, and reconstructions nearly as sharp as with 1: see tests/measure/README.md
-WIDTHS = {32: (64, 96), 64: (64, 96, 192), 128: (64, 96, 192, 192)}  # size: channels at size/4, size/8, ..., 4 pixels
+CHANNELS = {32: (64, 96), 64: (64, 96, 192), 128: (64, 96, 192, 192)}  # size: channels at size/4, size/8, ..., 4 pixels
 
 
 class Norm(nn.GroupNorm):
     """GroupNorm: it speeds up training as BatchNorm does, but an image's code doesn't depend on its batch."""
 
     def __init__(self, channels: int):
-        super().__init__(8, channels)
+        super().__init__(num_groups=8, num_channels=channels)
 
     def forward(self, maps: Tensor) -> Tensor:
         return super().forward(maps.float())  # in bf16, PyTorch takes six times as long on a CPU
@@ -53,7 +53,7 @@ class VariationalAutoencoder(nn.Module):
 
     def __init__(self, latent_dim: int, size: int):
         super().__init__()
-        channels = WIDTHS[size]
+        channels = CHANNELS[size]
         deepest = channels[-1]  # at 4x4 pixels
 
         layers = [nn.Conv2d(3, channels[0], 8, stride=4, padding=2), Norm(channels[0]), nn.SiLU()]
@@ -101,9 +101,9 @@ def loss(model: VariationalAutoencoder, images: Tensor, beta: float = 1.0, ae: b
     reconstruction = model.decode(mean if ae else reparameterize(mean, log_variance))
     squared_error = (reconstruction - images).square().flatten(1).sum(dim=1)
     pixels = images.shape[1:].numel()
-    # batch_mean also averages over processes; with a single one, it is values.mean().
+    # batch_mean also averages over processes. Detached: at its optimum, the loss has no slope in the variance.
     variance = training.batch_mean(squared_error.detach()) / pixels if model.training else model.variance
-    recon = 0.5 * (pixels * torch.log(2 * math.pi * variance) + squared_error / variance)
+    recon = 0.5 * (pixels * torch.log(2 * math.pi * variance) + squared_error / variance)  # -log p(x|z)
     kl = torch.zeros_like(recon) if ae else kl_divergence(mean, log_variance)
     return {"loss": recon + beta * kl, "neg_elbo": recon + kl, "recon": recon, "kl": kl, "mse": squared_error / pixels}
 
@@ -120,20 +120,20 @@ def standardize(model: VariationalAutoencoder, mean: Tensor, log_variance: Tenso
     The decoder undoes it. No other shift and scale gives a lower mean KL. mean, log_variance: of N images, (N, D) each.
     """
     shift, scale = mean.mean(dim=0), (mean.var(dim=0, correction=0) + log_variance.exp().mean(dim=0)).sqrt()
-    encoder, decoder = model.encoder[-1], model.decoder[0]
-    mean_bias, log_variance_bias = encoder.bias.chunk(2)
-    encoder.weight.chunk(2)[0].div_(scale[:, None])
+    last, first = model.encoder[-1], model.decoder[0]  # the layers before and after the code
+    mean_bias, log_variance_bias = last.bias.chunk(2)  # views: a change of them changes the layer
+    last.weight.chunk(2)[0].div_(scale[:, None])
     mean_bias.sub_(shift).div_(scale)
     log_variance_bias.sub_(2 * scale.log())
-    decoder.bias.add_(decoder.weight @ shift)
-    decoder.weight.mul_(scale)
+    first.bias.add_(first.weight @ shift)
+    first.weight.mul_(scale)
 
 
 def parse_args(argv: list[str] | None = None) -> Namespace:
     flags = cli.parser(SCRIPT, __doc__, epochs=EPOCHS, latent_dim=LATENT_DIM, batch_size=BATCH_SIZE, lr=LEARNING_RATE)
     flags.add_argument("--beta", type=cli.non_negative_float, default=BETA, help="weight of the KL; 1 is the ELBO")
     flags.add_argument("--ae", action="store_true", help="a plain autoencoder: no sampling, no KL")
-    flags.add_argument("--size", type=int, choices=WIDTHS, default=64, help="width and height of the pictures")
+    flags.add_argument("--size", type=int, choices=CHANNELS, default=64, help="width and height of the pictures")
     flags.add_argument("--faces", metavar="PATH", help="a zip or folder of pictures, or the word drawn (default: "
                        "DATA_DIR/celeba, then torchvision's download, then drawn faces)")  # fmt: skip
     return flags.parse_args(argv)
@@ -151,25 +151,25 @@ def main(argv: list[str] | None = None) -> None:
         model = VariationalAutoencoder(args.latent_dim, args.size)
         model.to(run.device, memory_format=training.memory_format(run.device))
         objective = functools.partial(loss, beta=args.beta, ae=args.ae)
-        compute_loss = run.prepare(model, objective, train[: args.batch_size])
+        compute_loss = run.prepare(model, objective, trial=train[: args.batch_size])
         optimizer = training.Optimizer(model, args.lr, run.precision)  # Muon and AdamW, with one learning-rate cycle
-        posterior = run.batched(lambda images: torch.stack(model.encode(images), dim=1))  # (N, 2, D)
+        posterior = run.batched(lambda images: torch.stack(model.encode(images), dim=1))  # on the CPU: (N, 2, D)
 
         for epoch in run.epochs(model, optimizer, train, args.batch_size, augment=random_flip):
-            for batch in epoch:  # (B, 3, S, S) in [0, 1]
-                terms = epoch.mean(compute_loss(batch))  # over the batch
+            for batch in epoch:  # (B, 3, S, S) in [0, 1]; each batch sets the learning rate
+                terms = epoch.mean(compute_loss(batch))  # over the batch; the epoch keeps its own means
                 optimizer.zero_grad()
                 terms["loss"].backward()
                 optimizer.step()
             calibrate(model, epoch.means["mse"])
-            if epoch.last and not args.ae:
+            if epoch.last and not args.ae:  # before its checkpoint is written
                 standardize(model, *posterior(train).to(run.device).unbind(dim=1))
             epoch.validate(objective, valid, names=("neg_elbo", "recon", "kl", "mse"))
 
         decode = run.batched(model.decode)
         train_latent, latent = posterior(train)[:, 0], posterior(test)[:, 0]
         terms = training.evaluate(model, objective, test, run.device)
-        mse = training.evaluate(model, functools.partial(loss, ae=True), test, run.device)["mse"]  # without noise
+        mse = training.evaluate(model, functools.partial(loss, ae=True), test, run.device)["mse"]  # of z = mean
         scores = {"mse": mse, "active_units": active_units(latent), "sigma": model.variance.sqrt().item()}
         subtitle = f"test MSE {mse:.4f}"
         if not args.ae:

@@ -25,8 +25,8 @@ from common.metrics import active_units, knn_accuracy
 SCRIPT = "vanilla_vae_mnist"
 
 EPOCHS = 38
-BATCH_SIZE = 512  # in a long run; a short one takes fewer images per step
-LEARNING_RATE = 4e-3  # in a run of 4,000 steps; a shorter one takes a higher rate, a longer one a lower rate
+BATCH_SIZE = 512  # at most: short runs take smaller batches
+LEARNING_RATE = 4e-3  # the peak in a run of 4,000 steps; shorter runs take a higher rate, longer ones a lower rate
 LATENT_DIM = 2  # so that it can be drawn
 BETA = 1.0  # the evidence lower bound itself
 
@@ -36,7 +36,7 @@ class Residual(nn.Linear):
 
     It adds to its input, so that the code reaches later layers more directly. A deep and narrow decoder without such
     layers learns late to use the code (compare Dieng et al. 2019, "Avoiding Latent Variable Collapse with Generative
-    Skip Models"). They gain much in short runs, and nothing clear in long ones.
+    Skip Models"). They gain much in short runs, and nothing clear in long ones, where the autoencoder was tried, too.
     """
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -49,11 +49,11 @@ class VariationalAutoencoder(nn.Module):
     def __init__(self, latent_dim: int):
         super().__init__()
         self.encoder = nn.Sequential(
-            nn.Flatten(),
+            nn.Flatten(),  # below, each line is a layer and its activation
             *(nn.Linear(784, 512), nn.SiLU()),
             *(nn.Linear(512, 128), nn.SiLU()),
             *(Residual(128, 128), Residual(128, 128)),
-            nn.LayerNorm(128),  # as in the autoencoder; two dimensions lose 1 to 5 nats without it
+            nn.LayerNorm(128),  # without it, two dimensions lose 1 to 5 nats
             nn.Linear(128, 2 * latent_dim),
         )
         self.decoder = nn.Sequential(
@@ -73,16 +73,6 @@ class VariationalAutoencoder(nn.Module):
         return self.decoder(latent).float().view(-1, 1, 28, 28)
 
 
-@torch.no_grad()
-def start_at_mean(model: VariationalAutoencoder, images: Tensor) -> None:
-    """Start the decoder at the mean of `images` (N, 1, 28, 28) uint8: set its last bias to the log-odds of that mean.
-
-    Training then need not learn that borders are black. In two dimensions, this gains half a nat (mean of four seeds).
-    """
-    mean = images.sum(dim=0) / (255 * len(images))
-    model.decoder[-1].bias.copy_(mean.flatten().logit(eps=1e-3))
-
-
 def reparameterize(mean: Tensor, log_variance: Tensor) -> Tensor:
     """A differentiable sample of N(mean, exp(log_variance)), (B, D) (Kingma & Welling 2014, section 2.4)."""
     noise = torch.randn_like(mean)
@@ -98,13 +88,24 @@ def loss(model: VariationalAutoencoder, images: Tensor, beta: float = 1.0) -> di
     """The negative ELBO and its two terms in nats per image, (B,) each; "loss" weights the KL by `beta`."""
     mean, log_variance = model.encode(images)
     logits = model.decode(reparameterize(mean, log_variance))
-    # -log p(x|z) of independent Bernoulli pixels; grey levels x are taken as probabilities. For a logit a, this is
-    # log(1 + exp(a)) - x a, where log(1 + exp(a)) = relu(a) - log(sigmoid(|a|)). F.binary_cross_entropy_with_logits
-    # gives the same, but calls log1p, which is ten times as slow as log on CPUs with AVX-512.
+    # -log p(x|z) of independent Bernoulli pixels; grey levels x are taken as probabilities. The same as
+    # F.binary_cross_entropy_with_logits, but without its log1p, which is ten times as slow as log on CPUs with AVX-512:
+    # for a logit a, it is log(1 + exp(a)) - x a, and log(1 + exp(a)) = relu(a) - log(sigmoid(|a|)).
     cross_entropy = logits.relu() - images * logits - logits.abs().sigmoid().log()
     recon = cross_entropy.flatten(1).sum(dim=1)
     kl = kl_divergence(mean, log_variance)
     return {"loss": recon + beta * kl, "neg_elbo": recon + kl, "recon": recon, "kl": kl}
+
+
+@torch.no_grad()
+def start_at_mean(model: VariationalAutoencoder, images: Tensor) -> None:
+    """Start the decoder at the mean of `images` (N, 1, 28, 28) uint8: set its last bias to the log-odds of that mean.
+
+    Training then need not learn that borders are black. In two dimensions, this gains half a nat (mean of four seeds);
+    the autoencoder would gain nothing.
+    """
+    mean = images.sum(dim=0) / (255 * len(images))
+    model.decoder[-1].bias.copy_(mean.flatten().logit(eps=1e-3))
 
 
 def parse_args(argv: list[str] | None = None) -> Namespace:
@@ -123,21 +124,22 @@ def main(argv: list[str] | None = None) -> None:
         lr = args.lr or training.learning_rate(len(images), args.epochs, batch_size, long=LEARNING_RATE)
         model = VariationalAutoencoder(args.latent_dim).to(run.device)
         start_at_mean(model, images)
-        compute_loss = run.prepare(model, functools.partial(loss, beta=args.beta), images[:batch_size])
+        compute_loss = run.prepare(model, functools.partial(loss, beta=args.beta), trial=images[:batch_size])
         optimizer = training.Optimizer(model, lr, run.precision)  # Muon and AdamW, with one learning-rate cycle
 
         for epoch in run.epochs(model, optimizer, images, batch_size):
-            for batch in epoch:  # (B, 1, 28, 28) in [0, 1]
-                terms = epoch.mean(compute_loss(batch))  # over the batch
+            for batch in epoch:  # (B, 1, 28, 28) in [0, 1]; each batch sets the learning rate
+                terms = epoch.mean(compute_loss(batch))  # over the batch; the epoch keeps its own means
                 optimizer.zero_grad()
                 terms["loss"].backward()
                 optimizer.step()
 
-        encode = run.batched(lambda images: model.encode(images)[0])
+        encode = run.batched(lambda images: model.encode(images)[0])  # the mean of q(z|x), of many uint8 images
         decode = run.batched(lambda latent: model.decode(latent).sigmoid())
         latent = encode(test.images)
         terms = training.evaluate(model, loss, test.images, run.device)
-        binary = binarized(test.images, training.EVALUATION_SEED)  # the same images with every pixel 0 or 255
+        # The same images with every pixel drawn as 0 or 255, as in papers that report binarized MNIST.
+        binary = binarized(test.images, training.EVALUATION_SEED)
         scores = {
             "neg_elbo_grey": terms["neg_elbo"],
             "neg_elbo_binary": training.evaluate(model, loss, binary, run.device)["neg_elbo"],
@@ -155,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
                 file=sys.stderr,
             )
 
-        title = f"Variational autoencoder on {args.dataset}"
+        title = f"Variational autoencoder on {args.dataset}" + (f", beta {args.beta:g}" if args.beta != 1 else "")
         subtitle = (
             f"test -ELBO {scores['neg_elbo_grey']:.1f} nats, of which KL {scores['kl']:.1f}; MSE {scores['mse']:.4f}; "
             f"5-NN accuracy {scores['knn']:.1%}"

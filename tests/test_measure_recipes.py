@@ -1,5 +1,7 @@
 """The recipes that ours is compared with: their networks, their losses, and the program on a few images."""
 
+import dataclasses
+import functools
 import json
 import math
 from argparse import Namespace
@@ -88,11 +90,28 @@ def test_scoring_between_the_epochs_does_not_change_training():
             kept[:] = [parameter.detach().clone() for parameter in model.parameters()]
             return score(model)
 
-        recipe = published.plain(8, latent_dim=2)
-        task = recipes.Task(images, lambda recipe: recipes.tensor_batches(recipe, images), scored, None)
-        recipes.measured(recipe, task, 3, torch.device("cpu"))
+        recipe = dataclasses.replace(published.plain(8, latent_dim=2), cycle=False)
+        batches = functools.partial(recipes.tensor_batches, images=images, device=torch.device("cpu"))
+        recipes.measured(recipe, recipes.Task("", images, batches, scored, None), 3, torch.device("cpu"))
         weights.append(kept)
     assert all(torch.equal(*pair) for pair in zip(*weights, strict=True))
+
+
+def test_each_point_of_a_one_cycle_recipe_is_the_end_of_a_cycle():
+    images, lengths = (IMAGES * 255).byte(), []
+
+    def schedule(optimizer, steps, epochs):
+        lengths.append(epochs)
+        return published.one_cycle(1e-3)(optimizer, steps, epochs)
+
+    recipe = dataclasses.replace(published.plain(8, latent_dim=2), schedule=schedule)
+    batches = functools.partial(recipes.tensor_batches, images=images, device=torch.device("cpu"))
+    task = recipes.Task("", images, batches, lambda model: {}, None)
+    curve = recipes.measured(recipe, task, 10, torch.device("cpu"))["curve"]
+    assert lengths == [point["epochs"] for point in curve] == [1, 3, 5, 8, 10]
+    lengths.clear()
+    constant = dataclasses.replace(recipe, cycle=False)
+    assert len(recipes.measured(constant, task, 10, torch.device("cpu"))["curve"]) == 5 and lengths == [10]
 
 
 @pytest.mark.parametrize("budget", [0.5, 1.5, 4.0, 10.0, 33.0, 100.0])
@@ -118,9 +137,11 @@ def test_the_time_to_a_score_is_found_between_two_runs():
     runs = [{"seconds": seconds, "x": x} for seconds, x in ((1, 100.0), (4, 90.0), (16, 80.0))]
     assert recipes_report.as_soon(loss, 95, runs) == (pytest.approx(2), False)
     assert recipes_report.as_soon(loss, 80, runs) == (pytest.approx(16), False)
+    lucky = [{"seconds": 0.1, "x": 85.0}, *runs]
+    assert recipes_report.as_soon(loss, 90, lucky) == (pytest.approx(4), False)
     assert recipes_report.as_soon(loss, 79, runs) == (math.inf, False)
     assert recipes_report.as_soon(loss, 101, runs) == (1, True)
-    assert recipes_report.as_soon(accuracy, 99, runs) == (1, True)
+    assert recipes_report.as_soon(accuracy, 79, runs) == (1, True)
     assert recipes_report.as_soon(accuracy, 95, runs[::-1]) == (pytest.approx(2), False)
 
 

@@ -42,7 +42,7 @@ def model(trained):
     return model.eval()
 
 
-@pytest.mark.parametrize("size", script.WIDTHS)
+@pytest.mark.parametrize("size", script.CHANNELS)
 @pytest.mark.parametrize("count", [1, 3])
 def test_pictures_of_every_size_go_through_a_code_and_back(size, count):
     model = script.VariationalAutoencoder(10, size)

@@ -17,7 +17,7 @@ from common import files
 from common.data.tensors import gather, shuffled_batches, stream_seed, to_float
 from common.errors import UserError
 from common.training import checkpoint, evaluation, parallel
-from common.training.device import autocast, choose_device, compiled, faster_precision, keep_freed_memory
+from common.training.device import autocast, choose_device, compiled, faster_precision, set_up
 from common.training.optimizer import Optimizer
 
 # A resumed run may change these arguments; all others shape the result.
@@ -68,11 +68,11 @@ class Run:
             return "no epoch was finished"
         return f"{self.checkpoint} holds epoch {len(self.history)}, and --resume continues from it"
 
-    def prepare(self, model: nn.Module, loss: Loss, images: Tensor) -> Callable[[Tensor], dict[str, Tensor]]:
+    def prepare(self, model: nn.Module, loss: Loss, trial: Tensor) -> Callable[[Tensor], dict[str, Tensor]]:
         """A function of a batch in [0, 1] that gives the terms of `loss(model, batch)`, (B,) each, to train on.
 
         It computes in the run's precision and, if the run asks for it, compiled and on several devices. With
-        --precision auto, a trial on `images` (B, C, H, W) uint8 chooses, unless a checkpoint is resumed: then its
+        --precision auto, a trial on some images (B, C, H, W) uint8 chooses, unless a checkpoint is resumed: then its
         precision is kept, so that the run ends with the same weights as an unbroken one. Raises UserError if the
         processes don't see the same checkpoint.
         """
@@ -82,7 +82,7 @@ class Run:
             raise UserError(f"the processes see checkpoints of epochs {min(epochs)} to {max(epochs)} in "
                             f"{self.args.run_dir}: put it on a file system that all machines share")  # fmt: skip
         objective = Objective(model, loss).train()
-        batch = to_float(images.to(self.device))
+        batch = to_float(trial.to(self.device))
         reason = "as requested"
         if self.precision == "auto" and self.resumed:
             self.precision, reason = self.resumed["precision"], "that of the checkpoint"
@@ -167,7 +167,7 @@ class Run:
         return evaluation.batched(function, self.device)
 
     def write_results(self, dataset: str, test: dict[str, float]) -> None:
-        """Write RUN_DIR/results.json: the run, its machine, its seconds, and the `test` scores, which must be finite."""
+        """Write RUN_DIR/results.json: the run, its machine, its seconds, and the `test` scores, all of them finite."""
         if not all(map(math.isfinite, test.values())):
             raise UserError(f"the model's test scores are not finite: train again with a lower --lr ({test})")
         epochs, seconds = len(self.history), sum(line["seconds"] for line in self.history)
@@ -274,12 +274,7 @@ def start(script: str, args: Namespace) -> Iterator[Run]:
     """
     device = parallel.local_device(choose_device(args.device))
     files.check_writable(args.images_dir)
-    torch.set_flush_denormal(True)  # Numbers below 1e-38 slow a CPU down and change nothing.
-    keep_freed_memory()
-    if device.type == "cuda":
-        # By default, convolutions would round to TF32. After the newer `conv.fp32_precision` is set, reading this
-        # flag, as torch.compile may, would be an error.
-        torch.backends.cudnn.allow_tf32 = False
+    set_up(device)
     torch.manual_seed(args.seed)
     with contextlib.ExitStack() as held:
         held.enter_context(parallel.joined(device))

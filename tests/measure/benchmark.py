@@ -36,7 +36,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -50,18 +49,16 @@ from common import cli, files, training  # noqa: E402
 from common.data import faces as face_data  # noqa: E402
 from common.data.digits import load_digits  # noqa: E402
 from common.data.drawn_faces import draw_faces  # noqa: E402
-from common.data.tensors import gather, random_flip, to_float  # noqa: E402
-from common.training.device import autocast, choose_device, faster_precision, keep_freed_memory  # noqa: E402
+from common.data.tensors import random_flip, to_float  # noqa: E402
+from common.training.device import choose_device, faster_precision, set_up  # noqa: E402
 from common.training.optimizer import hidden_weights  # noqa: E402
 
 ROUNDS = 5
 STEPS = 40  # of digits per round
 FACES = 1920
 COPIES = 4  # of each, when only their preparation is timed
-FULL_CELEBA = 202_599
-PRODUCT = {"cpu": 2048, "cuda": 16_384}  # rows and columns of the matrix product that arithmetic is compared with
 LAPTOP = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
-ROWS = ("steps", "preparation", "precision", "start", "beside", "arithmetic", "growth", "memory")
+ROWS = ("steps", "preparation", "precision", "beside")
 
 
 @dataclass(frozen=True)
@@ -235,102 +232,6 @@ def precisions_of_a_laptop(folder: Path) -> dict[str, dict]:
     return json.loads((folder / "laptop.json").read_text())["precision"]
 
 
-def arithmetic(images: Tensor, device: torch.device) -> dict:
-    """The FLOP/s of the autoencoder's training step, optimizers included, over those of a large matrix product."""
-    precision, _ = chosen_precision(AE, images, device)
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    size = PRODUCT[device.type]
-    left, right = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
-    model = AE.build().to(device)
-    optimizer = training.Optimizer(model, vanilla_ae.LEARNING_RATE, precision)
-    index = torch.arange(vanilla_ae.BATCH_SIZE, device=device)
-
-    def step() -> None:
-        with autocast(device, precision):
-            loss = vanilla_ae.loss(model, to_float(gather(images, index)))["loss"].mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    def seconds(function: Callable[[], object]) -> float:
-        began = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - began
-
-    step()
-    with FlopCounterMode(display=False) as counter:
-        step()
-    rounds = [(seconds(step), seconds(lambda: left @ right)) for _ in range(30)]
-    achieved = counter.get_total_flops() / median(first for first, _ in rounds)
-    peak = 2 * size**3 / median(second for _, second in rounds)
-    return {"achieved": achieved, "peak": peak, "share": achieved / peak}
-
-
-def growth(images: Tensor, device: torch.device, folder: Path) -> dict:
-    """Seconds per epoch on a quarter, a half and all of the digits; the medians of three, in turn."""
-    parts = [images[: len(images) // share] for share in (4, 2, 1)]
-    times = [[our_seconds(AE, part, device, folder) for part in parts] for _ in range(4)][1:]
-    seconds = [median(column) for column in zip(*times, strict=True)]
-    per_image = [second / len(part) for second, part in zip(seconds, parts, strict=True)]
-    return {"seconds": seconds, "spread": max(per_image) / min(per_image) - 1}
-
-
-def peak_memory(*command: object) -> float:
-    """The peak resident size of a process in GB."""
-    code = (
-        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *map(str, command)], capture_output=True, text=True, check=True)
-    return int(done.stdout) * (1 if sys.platform == "darwin" else 1024) / 1e9
-
-
-ALL_FACES = f"""
-import sys, torch, vanilla_vae_celeba as script
-from pathlib import Path
-from common.data.faces import Faces
-from common.training import run
-folder, device = Path(sys.argv[1]), sys.argv[2]
-count = {FULL_CELEBA}
-with open(folder / "all.uint8", "wb") as file:
-    file.truncate(count * 64 * 64 * 3)
-pixels = torch.from_file(str(folder / "all.uint8"), size=count * 64 * 64 * 3, dtype=torch.uint8)
-images = pixels.view(count, 64, 64, 3).permute(0, 3, 1, 2)
-split = torch.full((count,), 2, dtype=torch.uint8)
-split[:182_637], split[:162_770] = 1, 0
-script.load_faces = lambda *_: Faces(images, split, None, (), [], "blank faces", False)
-# Every image is read and every code kept, but computing with all of them would take hours.
-script.random_flip = lambda batch: batch[:{vanilla_vae_celeba.BATCH_SIZE}]
-evaluate, batched = script.training.evaluate, run.evaluation.batched
-def evaluated(model, loss, images, device):
-    assert sum(int(part.sum()) for part in images.split(1000)) == 0
-    return evaluate(model, loss, images[:1000], device)
-script.training.evaluate = run.evaluation.evaluate = evaluated
-def repeated(function, device):
-    def over_all(inputs):
-        part = batched(function, device)(inputs[:1000])
-        return torch.cat([part] * -(-len(inputs) // 1000))[:len(inputs)]
-    return over_all
-run.evaluation.batched = repeated
-script.main(["--epochs", "1", "--batch-size", "512", "--device", device, "--run-dir", str(folder / "run"),
-             "--images-dir", str(folder / "images")])
-"""
-
-
-def memory(folder: Path, device: torch.device) -> dict:
-    """Peak memory of each script for an epoch and its figures; faces have a cache of CelebA's size, read entirely."""
-    flags = ("--epochs", 1, "--images-dir", folder / "images", "--data-dir", ROOT / "data", "--device", device.type)
-    sizes = {
-        name: peak_memory(sys.executable, ROOT / f"{name}.py", *flags, "--run-dir", folder / name)
-        for name in ("vanilla_ae", "vanilla_vae_mnist")
-    }
-    command = ("env", f"PYTHONPATH={ROOT}", sys.executable, "-c", ALL_FACES, folder, device.type)
-    sizes["vanilla_vae_celeba"] = peak_memory(*command)
-    return sizes
-
-
 def beside_the_epochs(folder: Path, pictures: Path, device: torch.device) -> dict[str, dict]:
     """Seconds that each script with one epoch takes outside that epoch, and those of `import torch`."""
 
@@ -366,23 +267,6 @@ def beside_the_epochs(folder: Path, pictures: Path, device: torch.device) -> dic
     return found
 
 
-def first_step_seconds(folder: Path, device: torch.device) -> float:
-    """From the start of `vanilla_ae.py` to the end of its first training step, the checkpoint after it included."""
-    flags = ("--limit", vanilla_ae.BATCH_SIZE, "--epochs", 1, "--run-dir", folder / "first", "--images-dir", folder)
-    flags += ("--data-dir", ROOT / "data", "--device", device.type)
-    command = [sys.executable, "-u", ROOT / "vanilla_ae.py", *flags]
-    began = time.perf_counter()
-    # Without a terminal, it prints a line per epoch.
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(list(map(str, command)), text=True, **pipes) as process:
-        for line in process.stdout:
-            if line.startswith("epoch 1/1"):
-                seconds = time.perf_counter() - began
-                process.kill()
-                return seconds
-    raise RuntimeError("vanilla_ae.py ended before its first step")
-
-
 def measure(rows: list[str], device: torch.device, folder: Path) -> dict[str, dict]:
     from torchvision import datasets, transforms
 
@@ -415,16 +299,8 @@ def measure(rows: list[str], device: torch.device, folder: Path) -> dict[str, di
         found["precision"] = precisions(device, folder)
         if device.type == "cpu" and not LAPTOP.items() <= os.environ.items():
             found["laptop"] = precisions_of_a_laptop(folder)
-    if "start" in rows:
-        found["start"] = {"seconds": median(first_step_seconds(folder, device) for _ in range(3))}
     if "beside" in rows:
         found["beside"] = beside_the_epochs(folder, pictures, device)
-    if "arithmetic" in rows:
-        found["arithmetic"] = arithmetic(images, device)
-    if "growth" in rows:
-        found["growth"] = growth(images, device, folder)
-    if "memory" in rows:
-        found["memory"] = memory(folder, device)
     return found
 
 
@@ -441,22 +317,10 @@ def show(found: dict[str, dict]) -> None:
                 f"| `{script}.py`, per step{machine} | auto chooses {row['chosen']}: {row[row['chosen']]:.1f} ms | "
                 f"fp32 {row['fp32']:.1f} ms, bf16 {row['bf16']:.1f} ms | {row['cost']:.2f} times the faster |"
             )
-    if row := found.get("start"):
-        print(f"| `vanilla_ae.py`, start to first training step | {row['seconds']:.1f} s | | |")
     for script, row in found.get("beside", {}).items():
         times = row["seconds"] / row["start"]
         print(f"| `{script}.py`, outside its epochs | {row['seconds']:.1f} s | `import torch` {row['start']:.1f} s "
               f"| {times:.1f} |")  # fmt: skip
-    if rate := found.get("arithmetic"):
-        print(
-            f"| the AE's training step, arithmetic | {rate['achieved'] / 1e9:,.0f} GFLOP/s | matrix product "
-            f"{rate['peak'] / 1e9:,.0f} GFLOP/s | {rate['share']:.0%} of it |"
-        )
-    if row := found.get("growth"):
-        seconds = ", ".join(f"{value:.2f}" for value in row["seconds"])
-        print(f"| the AE's epoch on 1/4, 1/2, all of MNIST | {seconds} s | | per image within {row['spread']:.0%} |")
-    for name, size in found.get("memory", {}).items():
-        print(f"| peak memory, `{name}.py` | {size:.2f} GB | | |")
 
 
 def main() -> None:
@@ -473,8 +337,7 @@ def main() -> None:
         files.check_writable(args.json.parent)
     began = time.perf_counter()
     device = choose_device(args.device)
-    torch.set_flush_denormal(True)  # as the scripts do; both sides benefit
-    keep_freed_memory()
+    set_up(device)  # as the scripts do; both sides benefit
     with tempfile.TemporaryDirectory() as folder:
         found = measure(args.rows, device, Path(folder))
     show(found)

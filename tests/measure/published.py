@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from common.errors import UserError
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -25,6 +27,7 @@ class Recipe:
     optimizer: made from the parameters.
     published, epochs: the published number of epochs; how many of them are measured here.
     schedule: made from the optimizer, the steps per epoch and the epochs; stepped after every batch.
+    cycle: whether that is a cycle over the whole run, at whose end alone the network is as good as it can be.
     loader: whether its batches come from torchvision's files through a DataLoader, or from one tensor on the device.
     """
 
@@ -36,6 +39,7 @@ class Recipe:
     published: int
     epochs: int
     schedule: Callable[[torch.optim.Optimizer, int, int], LRScheduler] | None = None
+    cycle: bool = False
     loader: bool = False
 
     def train(
@@ -58,7 +62,7 @@ class Recipe:
                 if scheduler:
                     scheduler.step()
             if not math.isfinite(loss.item()):
-                raise FloatingPointError(f"{self.name}: the loss is {loss.item()} after epoch {epoch}")
+                raise UserError(f"{self.name}: the loss is {loss.item()} after epoch {epoch}")
             seconds += time.perf_counter() - began
             yield epoch, seconds
 
@@ -138,7 +142,7 @@ def pytorch(our_data_path: bool = False) -> Recipe:
         return Recipe(
             "PyTorch's example, our data path, one cycle", build,
             lambda model, batch: neg_elbo_of_logits(model, batch).mean(),
-            lambda weights: torch.optim.AdamW(weights, fused=True), size, 10, 10, one_cycle(4e-3),
+            lambda weights: torch.optim.AdamW(weights, fused=True), size, 10, 10, one_cycle(4e-3), cycle=True,
         )  # fmt: skip
     return Recipe(
         "PyTorch's example", build, lambda model, batch: neg_elbo(model, batch).sum(),
@@ -155,7 +159,7 @@ def plain(*hidden: int, latent_dim: int) -> Recipe:
     return Recipe(
         f"plain {'-'.join(map(str, (784, *hidden, latent_dim)))}", lambda: perceptron(*hidden, latent_dim=latent_dim),
         lambda model, batch: neg_elbo_of_logits(model, batch).mean(),
-        lambda weights: torch.optim.AdamW(weights, fused=True), 256, 10, 10, one_cycle(4e-3),
+        lambda weights: torch.optim.AdamW(weights, fused=True), 256, 10, 10, one_cycle(4e-3), cycle=True,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@
 Each recipe is written from its published settings, trained on the same images as ours, and scored by the scripts' own
 functions on the same test split. Ours is run as a user runs it, `python SCRIPT.py --epochs N`, once for each budget: N
 is as many epochs as fit into a quarter of the recipe's time, a half, the whole, and twice that. Recipes and ours
-alternate. Only training is timed, neither loading nor scoring.
+alternate. Only training is timed: neither loading, scoring, the trial of the precision, nor `standardize`.
 
 RUNS_DIR/measure/recipes.json keeps every run as soon as it ends, and runs in it are not repeated: remove the file to
 measure again.
@@ -15,6 +15,7 @@ measure again.
 
 import argparse
 import functools
+import itertools
 import json
 import math
 import os
@@ -48,7 +49,7 @@ from common.data.tensors import gather, random_flip, select, shuffled_batches, s
 from common.errors import UserError  # noqa: E402
 from common.metrics import knn_accuracy  # noqa: E402
 from common.training import checkpoint  # noqa: E402
-from common.training.device import choose_device, keep_freed_memory  # noqa: E402
+from common.training.device import choose_device, set_up  # noqa: E402
 
 MARKS = (0.1, 0.25, 0.5, 0.75, 1)  # the shares of a recipe's epochs after which it is scored, besides the first
 FULL = 0.85  # the share of a budget that is enough: no longer run of ours is needed
@@ -78,8 +79,9 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Task:
-    """A group's data: training images (N, C, S, S) uint8, the recipes' batches, and functions to score models."""
+    """A group's data: its name, training images (N, C, S, S) uint8, the recipes' batches, functions to score models."""
 
+    data: str
     images: Tensor
     batches: Batches
     score: Callable[[nn.Module], Scores]
@@ -113,13 +115,15 @@ def digits_task(group: Group, args: Namespace, device: torch.device) -> Task:
         workers = {"num_workers": 1, "pin_memory": True} if device.type == "cuda" else {}
         data = data if len(labels) == len(data) else Subset(data, range(len(labels)))
         loader = DataLoader(data, recipe.batch_size, shuffle=True, **workers)
-        while True:
-            yield (batch.to(device) for batch, _ in loader)
+        return ((batch.to(device) for batch, _ in loader) for _ in itertools.count())
 
     def batches(recipe: Recipe) -> Iterator[Iterator[Tensor]]:
-        return files_of_torchvision(recipe) if recipe.loader else tensor_batches(recipe, images)
+        return files_of_torchvision(recipe) if recipe.loader else tensor_batches(recipe, images, device)
 
-    return Task(images, batches, score, lambda folder: json.loads((folder / "results.json").read_text())["test"])
+    def score_ours(folder: Path) -> Scores:
+        return json.loads((folder / "results.json").read_text())["test"]
+
+    return Task("MNIST", images, batches, score, score_ours)
 
 
 def faces_task(group: Group, args: Namespace, device: torch.device) -> Task:
@@ -157,30 +161,35 @@ def faces_task(group: Group, args: Namespace, device: torch.device) -> Task:
         model.load_state_dict(checkpoint.load(folder / "checkpoint.pt")["model"])
         return score(model.to(device, memory_format=training.memory_format(device)).eval())
 
-    return Task(images, lambda recipe: tensor_batches(recipe, images, random_flip), score, score_ours, faces=True)
+    batches = functools.partial(tensor_batches, images=images, device=device, augment=random_flip)
+    return Task(faces.description, images, batches, score, score_ours, faces=True)
 
 
 def tensor_batches(
-    recipe: Recipe, images: Tensor, augment: Callable[[Tensor], Tensor] = lambda batch: batch
+    recipe: Recipe, images: Tensor, device: torch.device, augment: Callable[[Tensor], Tensor] = lambda batch: batch
 ) -> Iterator[Iterator[Tensor]]:
-    """Epoch after epoch, its shuffled batches in [0, 1], gathered from `images` on their device."""
+    """Epoch after epoch, its shuffled batches in [0, 1], gathered from `images`, on `device`."""
     epoch = 0
     while True:
         order = shuffled_batches(len(images), recipe.batch_size, stream_seed("recipes", epoch), images.device)
-        yield (augment(to_float(gather(images, index))) for index in order)
+        yield (augment(to_float(gather(images, index).to(device))) for index in order)
         epoch += 1
 
 
 def measured(recipe: Recipe, task: Task, epochs: int, device: torch.device) -> dict:
-    """Train the recipe, and score it after some of its epochs: its size, and a curve of seconds and scores."""
-    torch.manual_seed(1)
-    model = recipe.build().to(device)
-    marks = {1, *(math.ceil(share * epochs) for share in MARKS)}
+    """Train the recipe, and score it after some of its epochs: its size, and a curve of seconds and scores.
+
+    With a cycle over the whole run, each point is a run of its own, as ours are.
+    """
+    marks = sorted({1, *(math.ceil(share * epochs) for share in MARKS)})
     curve: list[Scores] = []
-    for epoch, seconds in recipe.train(model, task.batches(recipe), len(task.images), epochs):
-        if epoch in marks:
-            curve.append({"epochs": epoch, "seconds": seconds, **task.score(model)})
-            torch.manual_seed(epoch + 1)  # scoring seeds it, and every later epoch would draw the same noise
+    for ends in [[mark] for mark in marks] if recipe.cycle else [marks]:
+        torch.manual_seed(1)
+        model = recipe.build().to(device)
+        for epoch, seconds in recipe.train(model, task.batches(recipe), len(task.images), ends[-1]):
+            if epoch in ends:
+                curve.append({"epochs": epoch, "seconds": seconds, **task.score(model)})
+                torch.manual_seed(epoch + 1)  # scoring seeds it, and every later epoch would draw the same noise
     return {"parameters": sum(weight.numel() for weight in model.parameters()), "curve": curve}
 
 
@@ -227,7 +236,7 @@ def measure(name: str, found: dict, save: Callable[[], None], args: Namespace) -
     """Add the group's missing runs to `found`, and save each as it ends."""
     group, device = GROUPS[name], choose_device(args.device)
     task = (faces_task if group.script is vanilla_vae_celeba else digits_task)(group, args, device)
-    about = {"images": len(task.images), "machine": machine(device), "torch": torch.__version__}
+    about = {"data": task.data, "images": len(task.images), "machine": machine(device), "torch": torch.__version__}
     if found.get("about") != about:
         found.clear()
         found.update({"about": about, "recipes": {}, "ours": {}})
@@ -243,7 +252,7 @@ def measure(name: str, found: dict, save: Callable[[], None], args: Namespace) -
     for recipe in group.recipes:
         epochs = 1 if args.quick else max(1, round(args.epochs_scale * recipe.epochs))
         row = found["recipes"].get(recipe.name)
-        if row is None or row["curve"][-1]["epochs"] != epochs:
+        if row is None or row["curve"][-1]["epochs"] < epochs:
             row = found["recipes"][recipe.name] = measured(recipe, task, epochs, device)
             print(f"{name}: {recipe.name}, {group.summary(row['curve'][-1])}", flush=True)
             save()
@@ -253,7 +262,9 @@ def measure(name: str, found: dict, save: Callable[[], None], args: Namespace) -
 
 
 def machine(device: torch.device) -> str:
-    return torch.cuda.get_device_name() if device.type == "cuda" else f"{os.cpu_count()} cores ({platform.machine()})"
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{device.type}, {torch.get_num_threads()} of {os.cpu_count()} cores ({platform.machine()})"
 
 
 def stem(args: Namespace) -> str:
@@ -297,8 +308,7 @@ def main(argv: list[str] | None = None) -> None:
     if not args.draw:
         files.check_writable(args.images_dir)
         files.check_writable(path.parent)
-        torch.set_flush_denormal(True)  # As the scripts do: the recipes benefit too.
-        keep_freed_memory()
+        set_up(choose_device(args.device))  # as the scripts do: the recipes benefit too
         for name in args.groups:
             measure(name, kept["groups"].setdefault(name, {}), functools.partial(files.write_json, path, kept), args)
     groups = {name: kept["groups"][name] for name in GROUPS if name in kept["groups"]}

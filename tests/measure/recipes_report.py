@@ -43,22 +43,20 @@ class Group:
 
 
 def as_soon(score: Score, target: float, runs: list[Scores]) -> tuple[float, bool]:
-    """The seconds until ours, `runs` from the shortest to the longest, is as good as `target`; infinity if never.
+    """The seconds after which ours, `runs` from the shortest to the longest, stays as good as `target`, or infinity.
 
     Between two runs, the score is taken to be linear in the logarithm of the seconds. The second value is whether even
     the shortest run is as good, so that the time may be shorter still.
     """
-    sign = 1 if score.more else -1
-    before = None
-    for point in runs:
-        missing = sign * (target - point[score.key])
-        if missing <= 0:
-            if before is None:
-                return point["seconds"], True
-            share = before[1] / (before[1] - missing)
-            return before[0] * (point["seconds"] / before[0]) ** share, False
-        before = point["seconds"], missing
-    return math.inf, False
+    missing = [(target - point[score.key]) * (1 if score.more else -1) for point in runs]
+    first = max((n + 1 for n, gap in enumerate(missing) if gap > 0), default=0)  # it and all longer runs are as good
+    if first == len(runs):
+        return math.inf, False
+    end = runs[first]["seconds"]
+    if first == 0:
+        return end, True
+    start, share = runs[first - 1]["seconds"], missing[first - 1] / (missing[first - 1] - missing[first])
+    return start * (end / start) ** share, False
 
 
 def longest(runs: dict[int, Scores], budget: float) -> int | None:
