@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from browser import offline_chromium
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from torch import nn
 
@@ -27,6 +28,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # With models as small as those of the tests, several threads mostly wait for one another, especially on a shared
 # machine. Processes started by tests get OMP_NUM_THREADS=1, for bit-identical results.
 torch.set_num_threads(1)
+
+# The same examples in every run, however slow the machine.
+slow = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("tests", derandomize=True, deadline=None, suppress_health_check=slow)
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,9 @@ from common.training import checkpoint
         (["--lr", "1e38"], "--lr"),
         (["--lr", "0"], "--lr"),
         (["--seed", "-1"], "--seed"),
+        (["--seed", str(2**63)], "--seed"),
+        (["--noise", "-1"], "--noise"),
+        (["--noise", "nan"], "--noise"),
         (["--limit", "0"], "--limit"),
         (["--device", "tpu"], "--device"),
         (["--dataset", "CIFAR10"], "--dataset"),
@@ -43,9 +46,10 @@ def test_a_wrong_flag_is_named_in_one_line(capsys, arguments, message):
     assert code == 2 and message in line and line.startswith("vanilla_ae.py: ")
 
 
-def test_a_beta_that_is_negative_or_not_a_number_is_refused(capsys):
+@pytest.mark.parametrize("script", [vanilla_vae_mnist, vanilla_vae_celeba])
+def test_a_beta_that_is_negative_or_not_a_number_is_refused(capsys, script):
     for beta in ("-1", "nan"):
-        code, line = ends_in_one_line(capsys, lambda beta=beta: vanilla_vae_mnist.main(["--beta", beta]))
+        code, line = ends_in_one_line(capsys, lambda beta=beta: script.main(["--beta", beta]))
         assert code == 2 and "--beta" in line
 
 
@@ -110,7 +114,10 @@ def test_importing_the_scripts_trains_nothing_and_needs_no_torchvision():
 
 
 @pytest.mark.parametrize("script", [vanilla_ae, vanilla_vae_mnist, vanilla_vae_celeba])
-def test_help_names_the_default_of_every_flag(capsys, script):
+def test_help_names_the_default_of_every_flag(capsys, script, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.delenv("PYTHON_COLORS", raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit):
         script.parse_args(["--help"])
     shown = " ".join(capsys.readouterr().out.split())
@@ -125,14 +132,15 @@ def test_help_names_the_default_of_every_flag(capsys, script):
 
 
 @pytest.mark.parametrize("script", [vanilla_ae, vanilla_vae_mnist])
-def test_the_named_data_set_is_read_and_reported(few_digits, tmp_path, monkeypatch, script):
+def test_the_flags_reach_the_data_set_and_the_training(few_digits, tmp_path, monkeypatch, capsys, script):
     load = Mock(return_value=few_digits)
     monkeypatch.setattr(script, "load_digits", load)
     draw_nothing(monkeypatch, script)
     flags = ["--limit", "64", "--epochs", "1", "--precision", "fp32", "--device", "cpu"]
     folders = ["--data-dir", str(tmp_path), "--run-dir", str(tmp_path / "run"), "--images-dir", str(tmp_path)]
-    script.main(["--dataset", "KMNIST", *flags, *folders])
+    script.main(["--dataset", "KMNIST", "--lr", "0.003", "--batch-size", "16", *flags, *folders])
     load.assert_called_once_with("KMNIST", tmp_path)
+    assert "training images: 64; batch size 16, peak learning rate 0.003" in capsys.readouterr().out
     assert json.loads((tmp_path / "run/results.json").read_text())["dataset"] == "KMNIST"
 
 

@@ -117,7 +117,7 @@ SMALL = {f"{name}.png": encoded(Image.new("RGB", (3, 3), name), "PNG") for name 
 SMALL |= {"000001.jpg": FACE, "list_attr_celeba.csv": b"id,A,B\nred.png,1,-1\ngreen.png,1,1\nblue.png,-1,1\n"}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from([*SMALL, "a.zip"]), st.lists(st.tuples(st.integers(0, 999), st.binary(min_size=1)), min_size=1))
 def test_any_file_with_any_bytes_changed_loads_or_is_refused(name, changes):
     with tempfile.TemporaryDirectory() as folder:

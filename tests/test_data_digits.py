@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from conftest import ROOT, write_idx
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import datasets
 
@@ -70,7 +70,7 @@ def test_absent_files_that_cannot_be_fetched_end_in_one_line(small_mnist):
     assert "\n" not in str(error.value)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(head=st.sampled_from([b"", b"\0\0\x08\x03", b"\0\0\x08\x01", b"\0\0\x0d\x03"]), rest=st.binary(max_size=60))
 def test_arbitrary_bytes_as_unpacked_files_are_refused(small_mnist, head, rest):
     folder = small_mnist / "MNIST/raw"

@@ -435,7 +435,7 @@ def test_an_autoencoder_of_drawn_faces_of_32_pixels_has_a_page(browser, tmp_path
     monkeypatch.setattr(FaceFigures, "curves", lambda _, history, names: panels.extend(names))
     folders = ["--run-dir", str(tmp_path / "run"), "--images-dir", str(tmp_path), "--data-dir", str(tmp_path)]
     small = ["--faces", "drawn", "--size", "32", "--epochs", "1", "--latent-dim", "12", "--precision", "fp32"]
-    script.main(["--ae", *small, *folders])
+    script.main(["--ae", *small, "--device", "cpu", *folders])
     assert panels == ["mse"]  # it has neither an ELBO nor a KL divergence
     page = FacePage(browser, tmp_path / "vanilla_vae_celeba_explorer.html")
     assert page.text("title").startswith("Autoencoder")

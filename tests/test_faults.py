@@ -2,8 +2,9 @@
 
 import contextlib
 import functools
+import io
+import json
 import os
-import pickle
 import random
 import re
 import resource
@@ -88,7 +89,8 @@ def finished(undisturbed, tmp_path):
 def test_a_run_killed_at_a_random_moment_resumes_to_identical_weights(tmp_path, small_data, undisturbed, script):
     killed = start(script, small_data, tmp_path, "--epochs", EPOCHS)
     read_until(killed, f"epoch {random.randint(1, 3)}/")
-    time.sleep(random.uniform(0, 0.3))
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    time.sleep(random.uniform(0, 2 * json.loads(lines[-1])["seconds"]))
     killed.kill()
     killed.communicate()
     reached = checkpoint.load(tmp_path / "run/checkpoint.pt")["epoch"]
@@ -148,9 +150,10 @@ def test_a_second_run_in_the_same_folder_is_refused_and_the_first_continues(caps
 def test_hostile_and_damaged_checkpoints_end_in_one_line(capsys, tmp_path, small_data, undisturbed):
     good = (undisturbed("vanilla_ae") / "run/checkpoint.pt").read_bytes()
     marker = tmp_path / "payload-ran"
-    hostile = pickle.dumps({"format": 1, "model": Payload(marker)})
+    hostile = io.BytesIO()
+    torch.save({"format": 1, "model": Payload(marker)}, hostile)
     (tmp_path / "run").mkdir()
-    for content in (hostile, good[: len(good) // 2], b""):
+    for content in (hostile.getvalue(), good[: len(good) // 2], b""):
         (tmp_path / "run/checkpoint.pt").write_bytes(content)
         code, line = ends_in_one_line(
             capsys, lambda: train_here("vanilla_ae", small_data, tmp_path, "--epochs", EPOCHS, "--resume")
@@ -171,8 +174,8 @@ def test_a_diverging_loss_stops_with_epoch_and_step(capsys, tmp_path, small_data
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_single_training_image_works(tmp_path, small_data, script):
-    SCRIPTS[script].main(flags(script, small_data, tmp_path, "--epochs", "1", "--limit", "1"))
+def test_a_single_training_image_works_in_bf16_too(tmp_path, small_data, script):
+    SCRIPTS[script].main(flags(script, small_data, tmp_path, "--epochs", "1", "--limit", "1", "--precision", "bf16"))
     assert checkpoint.load(tmp_path / "run/checkpoint.pt")["epoch"] == 1
 
 
@@ -182,3 +185,7 @@ def test_the_same_seed_gives_bit_identical_weights_and_another_seed_does_not(tmp
     one, same, other = (checkpoint.load(tmp_path / name / "run/checkpoint.pt")["model"] for name in "abc")
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
+    for name, seed in (("d", "3"), ("e", "4")):
+        train_here("vanilla_ae", small_data, tmp_path / name, "--epochs", "1", "--seed", seed, "--lr", "1e-9")
+    one, other = (checkpoint.load(tmp_path / name / "run/checkpoint.pt")["model"]["encoder.1.weight"] for name in "de")
+    assert not torch.allclose(one, other, atol=1e-4), "the initial weights have a seed, too"

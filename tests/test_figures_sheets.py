@@ -27,6 +27,15 @@ def test_colours_are_drawn_as_they_are_with_white_between_them():
     assert (sheet[4] == 1).all() and (sheet[:, 4] == 1).all()
 
 
+def test_names_stand_before_their_rows_and_above_their_columns():
+    rows = np.random.default_rng(0).random((2, 3, 4, 4), np.float32)
+    (axes,) = sheets.pictures(rows, "", columns=("x", "y", "z"), names=("a", "b")).axes
+    np.testing.assert_array_equal(axes.images[0].get_array(), sheets.tile(rows))
+    places = {text.get_text(): text.get_position() for text in axes.texts}
+    assert places["a"][1] < 4 < places["b"][1] and places["x"][0] < 4 < places["y"][0] < 10 < places["z"][0]
+    assert axes.images[0].origin == "upper"
+
+
 def test_a_saved_figure_is_a_picture_of_its_size_and_leaves_no_other_file(tmp_path):
     sheets.save(sheets.new(3, 2, r"a folder named $\nothing$"), tmp_path / "sheet.png")
     assert Image.open(io.BytesIO((tmp_path / "sheet.png").read_bytes())).size == (3 * sheets.DPI, 2 * sheets.DPI)

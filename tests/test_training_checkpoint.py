@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 from conftest import Payload
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
@@ -48,7 +48,7 @@ def test_a_newer_format_or_a_foreign_file_is_refused(tmp_path):
         checkpoint.load(tmp_path / "foreign.pt")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(content=st.binary(max_size=400), keep=st.integers(0, 2000), flip=st.integers(0, 1500))
 def test_arbitrary_and_damaged_bytes_are_refused_cleanly(tmp_path, content, keep, flip):
     path = tmp_path / "c.pt"

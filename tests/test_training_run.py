@@ -1,7 +1,10 @@
 """Runs and their epochs: the batches a training loop gets, the records it keeps, and its guards."""
 
 import shutil
+import sysconfig
 from argparse import Namespace
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -120,6 +123,34 @@ def test_a_resumed_run_with_more_epochs_continues_at_its_place_in_the_longer_cyc
     assert len(history) == 8 and history[2]["lr"] > 0.09 > 0.012 > history[1]["lr"]
 
 
+def test_every_seed_epoch_step_and_process_draws_its_own_noise(tmp_path, monkeypatch):
+    drawn = []
+
+    def loss(model, images):
+        drawn.append(torch.rand(1).item())
+        return squared_error(model, images)
+
+    train(Mean(), loss, make_run(tmp_path / "a"))
+    train(Mean(), loss, make_run(tmp_path / "b", seed=1))
+    monkeypatch.setattr(parallel, "rank", lambda: 1)
+    train(Mean(), loss, make_run(tmp_path / "c"))
+    assert len(drawn) == len(set(drawn)) == 18
+
+
+def test_the_arguments_that_shape_a_result_are_those_that_a_resumed_run_must_repeat(tmp_path):
+    free = {"faces": "x", "device": "cpu", "data_dir": "d", "images_dir": "i"}
+    bound = {"beta": 2.0, "limit": 5, "dataset": "d", "size": 32, "ae": True, "noise": 0.5, "latent_dim": 3}
+    assert set(make_run(tmp_path, **free, **bound).arguments) == {"batch_size", "lr", "seed", *bound}
+
+
+def test_a_checkpoint_of_another_version_of_the_model_is_refused(tmp_path):
+    train(Mean(), squared_error, make_run(tmp_path))
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, checkpoint.load(path) | {"model": {"other": torch.ones(3)}})
+    with pytest.raises(UserError, match="doesn't fit this version"):
+        train(Mean(), squared_error, make_run(tmp_path, resume=True))
+
+
 def test_other_arguments_and_other_data_are_refused_by_name(tmp_path):
     train(Mean(), squared_error, make_run(tmp_path))
     for change, name in (({"lr": 0.2}, "--lr"), ({"batch_size": 5}, "--batch-size"), ({"epochs": 1}, "--epochs 1")):
@@ -166,6 +197,19 @@ def test_pytorch_without_its_distributed_package_is_enough(monkeypatch):
         parallel.part()
 
 
+def test_each_process_of_a_machine_has_its_own_accelerator(monkeypatch):
+    chosen = Mock()
+    monkeypatch.setattr(parallel, "launched", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", chosen)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert parallel.local_device(torch.device("cuda")) == torch.device("cuda", 1)
+    chosen.assert_called_once_with(1)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="exceeds the 2 cuda devices"):
+        parallel.local_device(torch.device("cuda"))
+
+
 def test_a_data_set_that_does_not_fit_stays_on_the_host(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (IMAGES.nbytes, 0))
     assert on_device(IMAGES, torch.device("cuda")) is IMAGES
@@ -198,7 +242,11 @@ def test_fp32_on_cuda_is_not_tf32(tmp_path, monkeypatch):
         assert not torch.backends.cudnn.allow_tf32
 
 
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+HEADERS = Path(sysconfig.get_path("include"), "Python.h").exists()
+
+
+@pytest.mark.skipif(not (COMPILER and HEADERS), reason="needs a C++ compiler and Python's headers")
 def test_a_compiled_step_trains_the_same_model_and_compiles_nothing_after_the_first_epoch(tmp_path, capsys):
     """Its batches are of 4 and 3 images: by default, a second size would make `torch.compile` start again."""
     models, graphs = [Mean(), Mean()], []

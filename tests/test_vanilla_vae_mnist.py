@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from browser import content
 from conftest import draw_nothing, recorded
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
@@ -14,6 +15,7 @@ import vanilla_vae_mnist as script
 from common import training
 from common.data.tensors import binarized, to_float
 from common.figures import maps
+from common.figures.digits import DigitFigures
 from common.metrics import active_units
 from common.training import checkpoint
 
@@ -32,9 +34,14 @@ def trained(tmp_path_factory):
     """A short run of the whole script: its folder, and the arguments of the figures that it drew."""
     folder = tmp_path_factory.mktemp("vae")
     folders = ["--run-dir", str(folder / "run"), "--images-dir", str(folder / "images")]
-    with recorded(maps.LatentMap, "interpolations", "figure") as drawn, recorded(maps, "manifold") as grid:
+    with (
+        recorded(maps.LatentMap, "interpolations", "figure") as drawn,
+        recorded(maps, "manifold") as grid,
+        recorded(DigitFigures, "samples") as draws,
+        recorded(script, "start_at_mean") as start,
+    ):
         script.main([*QUICK, *folders])
-    return folder, drawn | grid
+    return folder, drawn | grid | draws | start
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +137,13 @@ def test_the_loss_of_a_batch_is_the_size_weighted_loss_of_its_parts(monkeypatch)
     torch.testing.assert_close(whole, sum(parts))
 
 
+def test_codes_and_logits_are_fp32_even_if_the_layers_compute_in_bf16():
+    model, images = script.VariationalAutoencoder(2), torch.rand(3, 1, 28, 28)
+    with torch.autocast("cpu", torch.bfloat16):
+        mean, log_variance = model.encode(images)
+        assert mean.dtype == log_variance.dtype == model.decode(mean).dtype == torch.float32
+
+
 def test_training_lowers_the_negative_elbo(trained):
     lines = [json.loads(line) for line in (trained[0] / "run/metrics.jsonl").read_text().splitlines()]
     results = json.loads((trained[0] / "run/results.json").read_text())["test"]
@@ -151,6 +165,9 @@ def test_the_results_hold_every_score_and_the_error_of_the_model_on_the_test_spl
     binary = binarized(few_digits[1].images, training.EVALUATION_SEED)
     terms = training.evaluate(model, script.loss, binary, torch.device("cpu"))
     assert results["test"]["neg_elbo_binary"] == pytest.approx(terms["neg_elbo"], rel=1e-4)
+    with torch.no_grad():  # this evaluation, the script's last, leaves the generator as it did there
+        expected = model.decode(torch.randn(100, 2)).sigmoid()
+    torch.testing.assert_close(trained[1]["samples"][1], expected, atol=1e-4, rtol=1e-3)
 
 
 def test_all_figures_are_written_and_show_the_means(trained, model, few_digits):
@@ -162,6 +179,15 @@ def test_all_figures_are_written_and_show_the_means(trained, model, few_digits):
         mean, _ = model.encode(to_float(few_digits[1].images))
     torch.testing.assert_close(torch.from_numpy(drawn.points), mean, atol=1e-4, rtol=1e-4)
     assert (drawn.labels == few_digits[1].labels.numpy()).all()
+    assert [circle.radius for circle in drawn.figure("").axes[0].patches] == [1, 2]
+    assert content(trained[0] / "images/vanilla_vae_mnist_explorer.html")["prior"] is True
+    assert "start_at_mean" in trained[1]
+
+
+def test_more_dimensions_are_shown_on_a_plane_through_the_priors_centre(few_digits, tmp_path):
+    latent = torch.randn(len(few_digits[1].images), 5) + 1
+    figures = DigitFigures("", "", tmp_path, "", few_digits[1], latent, lambda codes: codes, prior=True)
+    assert (figures.plane.origin == 0).all()
 
 
 def test_interpolations_begin_and_end_at_the_decoded_ends(trained, model):
