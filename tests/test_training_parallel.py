@@ -93,18 +93,18 @@ def test_two_processes_resume_what_three_began_and_continue_when_they_are_restar
     three_processes, small_data, tmp_path, capsys
 ):
     folder = shutil.copytree(three_processes[0], tmp_path / "two")
-    arguments = flags(small_data, folder, "--epochs", "9", "--resume")
+    arguments = flags(small_data, folder, "--epochs", "40", "--resume")
     job = torchrun(2, named_by_their_ranks("vanilla_ae", tmp_path), *arguments, restarts=1)
-    read_until(job, "epoch 2/9")
+    read_until(job, "epoch 2/40")
     os.kill(int((tmp_path / "1").read_text()), signal.SIGKILL)
     output, errors = job.communicate(timeout=300)
     assert job.returncode == 0, errors
-    assert "epoch 2/9" not in output and "epoch 9/9" in output
+    assert "epoch 2/40" not in output and "epoch 40/40" in output
     with pytest.MonkeyPatch.context() as patch:
         draw_nothing(patch, vanilla_ae)
-        vanilla_ae.main(flags(small_data, folder, "--epochs", "10", "--resume"))
+        vanilla_ae.main(flags(small_data, folder, "--epochs", "41", "--resume"))
     output = capsys.readouterr().out
-    assert "epoch 10/10" in output and "epoch 9/" not in output
+    assert "epoch 41/41" in output and "epoch 40/" not in output
 
 
 def test_more_processes_than_images_in_a_batch_are_refused(tmp_path, small_data):
