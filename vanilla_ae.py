@@ -130,8 +130,9 @@ def main(argv: list[str] | None = None) -> None:
         title = ("Denoising autoencoder" if args.noise else "Autoencoder") + f" on {args.dataset}"
         subtitle = f"test MSE {scores['mse']:.4f}, 5-NN accuracy {scores['knn']:.1%}"
         figures = DigitFigures(title, subtitle, args.images_dir, SCRIPT, test, latent, decode)
-        # The PSNR of the denoised images; nothing without --noise.
-        scores |= draw_denoising(test, args.noise, lambda noisy: decode(encode(noisy)), figures.path("denoising"))
+        if args.noise:
+            path = figures.path("denoising")
+            scores |= draw_denoising(test, args.noise, lambda noisy: decode(encode(noisy)), path)
         run.write_results(args.dataset, scores)
 
         figures.map(args.images_dir / "1.png")

@@ -27,8 +27,6 @@ def reads_few_digits(few_digits):
 def trained(tmp_path_factory):
     """A short run of the whole script: its folder, and the arguments of the figures that it drew."""
     folder = tmp_path_factory.mktemp("ae")
-    (folder / "images").mkdir()
-    (folder / "images/vanilla_ae_denoising.png").touch()  # of an earlier model
     folders = ["--run-dir", str(folder / "run"), "--images-dir", str(folder / "images")]
     with (
         recorded(maps.LatentMap, "interpolations", "figure") as drawn,

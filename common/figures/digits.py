@@ -102,11 +102,7 @@ def draw_denoising(digits: Digits, noise: float, restore: Callable[[Tensor], Ten
 
     `restore` maps (N, 1, 28, 28) in [0, 1] to the same. Returns the mean peak signal-to-noise ratios of all
     `digits` in dB: "psnr" of the restored images, "psnr_noisy" of the noisy, "psnr_median" of the filtered ones.
-    Without noise, an earlier run's figure is removed, since it would show another model; the result is empty.
     """
-    if not noise:
-        path.unlink(missing_ok=True)
-        return {}
     clean = to_float(digits.images)
     noisy = add_noise(clean, noise, torch.Generator().manual_seed(NOISE_SEED))
     rows = {"noisy": noisy, "3x3 median\nfilter": median_filter(noisy), "auto-\nencoder": restore(noisy)}
