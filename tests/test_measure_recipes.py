@@ -17,7 +17,6 @@ from common.data.digits import Digits
 from common.training import device
 
 IMAGES = torch.rand(6, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-RECIPES = {recipe.name: recipe for group in recipes.GROUPS.values() for recipe in group.recipes}
 SCRIPTS = (recipes.vanilla_ae, recipes.vanilla_vae_mnist, recipes.vanilla_vae_celeba)
 VAES = [published.pytorch(), published.pytorch(our_data_path=True), published.keras(), published.plain(8, latent_dim=3)]
 
@@ -80,8 +79,13 @@ def test_the_learning_rates_follow_the_published_schedules():
     assert published.pytorch().schedule is published.keras().schedule is None
 
 
+def measured(recipe, epochs, score):
+    images, device = (IMAGES * 255).byte(), torch.device("cpu")
+    batches = functools.partial(recipes.tensor_batches, images=images, device=device)
+    return recipes.measured(recipe, recipes.Task("", images, batches, score, None), epochs, device)
+
+
 def test_scoring_between_the_epochs_does_not_change_training():
-    images = (IMAGES * 255).byte()
     weights = []
     for score in (lambda model: {}, lambda model: {"x": torch.manual_seed(3).seed() * 0 + 1}):
         kept = []
@@ -91,27 +95,24 @@ def test_scoring_between_the_epochs_does_not_change_training():
             return score(model)
 
         recipe = dataclasses.replace(published.plain(8, latent_dim=2), cycle=False)
-        batches = functools.partial(recipes.tensor_batches, images=images, device=torch.device("cpu"))
-        recipes.measured(recipe, recipes.Task("", images, batches, scored, None), 3, torch.device("cpu"))
+        measured(recipe, 3, scored)
         weights.append(kept)
     assert all(torch.equal(*pair) for pair in zip(*weights, strict=True))
 
 
 def test_each_point_of_a_one_cycle_recipe_is_the_end_of_a_cycle():
-    images, lengths = (IMAGES * 255).byte(), []
+    lengths = []
 
     def schedule(optimizer, steps, epochs):
         lengths.append(epochs)
         return published.one_cycle(1e-3)(optimizer, steps, epochs)
 
     recipe = dataclasses.replace(published.plain(8, latent_dim=2), schedule=schedule)
-    batches = functools.partial(recipes.tensor_batches, images=images, device=torch.device("cpu"))
-    task = recipes.Task("", images, batches, lambda model: {}, None)
-    curve = recipes.measured(recipe, task, 10, torch.device("cpu"))["curve"]
+    curve = measured(recipe, 10, lambda model: {})["curve"]
     assert lengths == [point["epochs"] for point in curve] == [1, 3, 5, 8, 10]
     lengths.clear()
     constant = dataclasses.replace(recipe, cycle=False)
-    assert len(recipes.measured(constant, task, 10, torch.device("cpu"))["curve"]) == 5 and lengths == [10]
+    assert len(measured(constant, 10, lambda model: {})["curve"]) == 5 and lengths == [10]
 
 
 @pytest.mark.parametrize("budget", [0.5, 1.5, 4.0, 10.0, 33.0, 100.0])

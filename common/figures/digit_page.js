@@ -71,8 +71,12 @@ function clear(canvas) {
   return context;
 }
 
-const toPixels = ([x, y]) => [(x - view.left) / view.side * $("map").clientWidth,
-                              (1 - (y - view.bottom) / view.side) * $("map").clientWidth];
+// A place on the map: in shares of its width, and in pixels.
+const toShares = ([x, y]) => [(x - view.left) / view.side, 1 - (y - view.bottom) / view.side];
+const toPixels = place => {
+  const [x, y] = toShares(place), width = $("map").clientWidth;
+  return [x * width, y * width];
+};
 
 function write(context, text, [x, y], style, font, align = "center") {
   Object.assign(context, {font: `${font} system-ui, sans-serif`, textAlign: align, textBaseline: "middle",
@@ -151,6 +155,9 @@ function drawMarks() {
 function drawPlace() {
   show($("decoded"), [decode(place)]);
   $("place").textContent = `decoded at (${place.map(value => value.toFixed(2).replace("-", "−")).join(", ")})`;
+}
+
+function drawNearest() {
   const found = nearest(), {size} = originals;
   show($("original"), [found < 0 ? new Float32Array(size ** 2) : original(found)], size);
   $("caption").textContent = found < 0 ? "no test image here"
@@ -170,13 +177,13 @@ function look(left, bottom, side) {
   view.side = side;
   view.left = clamp(left, area.left, area.left + area.side - side);
   view.bottom = clamp(bottom, area.bottom, area.bottom + area.side - side);
-  later(drawMap, drawMarks, drawPlace);  // the place's test image must be near it on the screen
+  later(drawMap, drawMarks, drawNearest);  // the test image that is shown must be near the place on the screen
 }
 
 function moveTo([x, y]) {
   place = [clamp(x, area.left, area.left + area.side), clamp(y, area.bottom, area.bottom + area.side)];
   reveal(place);
-  later(drawPlace, drawMarks);
+  later(drawPlace, drawNearest, drawMarks);
 }
 
 function reveal([x, y]) {
@@ -199,7 +206,7 @@ function drag(from, to, factor = 1) {
   look(x - to.x * side, y - (1 - to.y) * side, side);
 }
 
-function zoom(factor, [x, y] = toPixels(place).map(pixel => pixel / $("map").clientWidth)) {
+function zoom(factor, [x, y] = toShares(place)) {
   drag({x, y}, {x, y}, factor);
 }
 
@@ -246,7 +253,7 @@ function fillLegend() {
     dot.style.background = colour;
     row.append(box, dot, name);
     $("legend").append(row);
-    box.onchange = () => { hidden[box.checked ? "delete" : "add"](label); later(drawMap, drawMarks, drawPlace); };
+    box.onchange = () => { hidden[box.checked ? "delete" : "add"](label); later(drawMap, drawMarks, drawNearest); };
   }
 }
 
@@ -272,5 +279,5 @@ async function begin() {
   new ResizeObserver(redraw).observe($("map"));
   window.onresize = redraw;  // also when the browser zooms, and the map keeps its size
   matchMedia("(prefers-color-scheme: dark)").onchange = redraw;
-  later(drawMap, drawPlace, drawLine, drawDrawing);
+  later(drawMap, drawPlace, drawNearest, drawLine, drawDrawing);
 }

@@ -204,8 +204,8 @@ function listenToField(field) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const step = event.shiftKey ? 2 : 10, move = ARROWS[event.key];
     if (drawing === undefined) rubs = erasing;
-    const moved = axis => clamp(tip[axis] + step * move[axis] * (axis ? -1 : 1), 0, FIELD);
-    if (move) (down ? stroke : moveTip)([moved(0), moved(1)]);
+    const inside = value => clamp(value, 0, FIELD);
+    if (move) (down ? stroke : moveTip)([tip[0] + step * move[0], tip[1] - step * move[1]].map(inside));
     else if (event.key === " ") { if (!event.repeat && (down = !down)) stroke(tip); }
     else if (event.key.toLowerCase() === "e") change();
     else if (event.key === "Delete" || event.key === "Backspace") empty();

@@ -72,7 +72,7 @@ function moveCrop(from, to, factor = 1) {
   later(drawCrop, encodeOwn);
 }
 
-const zoomCrop = (factor, at = {x: 0.5, y: 0.5}) => moveCrop(at, at, factor);
+const zoomCrop = factor => moveCrop({x: 0.5, y: 0.5}, {x: 0.5, y: 0.5}, factor);
 
 function listenToPicture() {
   const crop = $("crop");

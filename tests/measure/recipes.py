@@ -286,12 +286,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("groups", nargs="*", type=group_name, default=digits, help=f"which recipes, of {', '.join(GROUPS)}")
     add("--quick", action="store_true", help="one epoch each on a few images, in separate files")
     scale = cli.number(float, 0, above=True)
-    add(
-        "--epochs-scale",
-        type=scale,
-        default=1.0,
-        help="multiply the recipes' epochs by this, and ours with them",
-    )
+    add("--epochs-scale", type=scale, default=1.0, help="multiply the recipes' epochs by this, and ours with them")
     add("--draw", action="store_true", help="measure nothing: show the tables and the figure of earlier measurements")
     add("--faces", metavar="PATH", help="a zip or folder of pictures, or the word drawn, as in vanilla_vae_celeba.py")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, if any")
