@@ -3,75 +3,61 @@
 python vanilla_vae_celeba.py                             train, then write images/4.png and the other figures
 python vanilla_vae_celeba.py --faces img_align_celeba.zip    read CelebA from this zip or folder
 python vanilla_vae_celeba.py --faces drawn --epochs 3    a quick try that downloads nothing
-python vanilla_vae_celeba.py --beta 1                    the ELBO itself: barely sharper pictures, worse samples
 python vanilla_vae_celeba.py --ae                        the same network as a plain autoencoder
 python vanilla_vae_celeba.py --resume                    continue after an interruption, or draw the figures again
 """
 
-import functools
-import itertools
-import math
 from argparse import Namespace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from common import cli, training
-from common.data.faces import TEST, TRAIN, VALID, load_faces
-from common.data.tensors import random_flip, select
-from common.figures import face_page
-from common.figures.faces import FaceFigures
-from common.metrics import active_units
+from common.data.batches import random_flip
+from common.data.celeba import Faces, load_faces
+from common.explorer import face_page
+from common.figures.face_figures import FaceFigures
+from common.metrics import active_units, bits_per_dim
 
 SCRIPT = "vanilla_vae_celeba"
-
-EPOCHS = 20
-BATCH_SIZE = 64
-LEARNING_RATE = 2e-3
-LATENT_DIM = 128
+DEFAULTS = {"epochs": 20, "batch_size": 64, "lr": 2e-3, "latent_dim": 128}
 BETA = 8.0  # the best samples, and reconstructions nearly as sharp as with 1: see tests/measure/README.md
+MUON_DECAY = 0.3  # Muon's weight decay, relative to the learning rate
 CHANNELS = {32: (64, 96), 64: (64, 96, 192), 128: (64, 96, 192, 192)}  # size: channels at size/4, size/8, ..., 4 pixels
 
 
 class Norm(nn.GroupNorm):
-    """GroupNorm: it speeds up training as BatchNorm does, but an image's code doesn't depend on its batch."""
+    """GroupNorm: unlike with BatchNorm, an image's code doesn't depend on its batch."""
 
-    def __init__(self, channels: int):
-        super().__init__(num_groups=8, num_channels=channels)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return super().forward(maps.float())  # in bf16, PyTorch takes six times as long on a CPU
+    def forward(self, maps: Tensor) -> Tensor:  # in bf16, PyTorch takes six times as long on a CPU
+        return super().forward(maps.float())
 
 
 class VariationalAutoencoder(nn.Module):
     """(3, size, size) pictures -> a Gaussian over `latent_dim` numbers -> the mean of each pixel.
 
-    Large feature maps are expensive, so the network avoids them: the encoder begins with a stride of 4, and every
-    convolution of the decoder turns channels into blocks of 2x2 pixels, the last one of 4x4 (Shi et al. 2016,
-    "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network").
+    Large feature maps are expensive: the encoder begins with a stride of 4, and the decoder's convolutions turn
+    channels into blocks of pixels (Shi et al. 2016, arXiv:1609.05158).
     """
 
     def __init__(self, latent_dim: int, size: int):
         super().__init__()
-        channels = CHANNELS[size]
-        deepest = channels[-1]  # at 4x4 pixels
-
-        layers = [nn.Conv2d(3, channels[0], 8, stride=4, padding=2), Norm(channels[0]), nn.SiLU()]
-        for inputs, outputs in itertools.pairwise(channels):
-            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), Norm(outputs), nn.SiLU()]
+        channels, deepest = CHANNELS[size], CHANNELS[size][-1]  # the deepest maps have 4x4 pixels
+        layers = [nn.Conv2d(3, channels[0], 8, stride=4, padding=2), Norm(8, channels[0]), nn.SiLU()]
+        for inputs, outputs in zip(channels, channels[1:], strict=False):
+            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), Norm(8, outputs), nn.SiLU()]
         self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(deepest * 4 * 4, 2 * latent_dim))
-
-        layers = [nn.Linear(latent_dim, deepest * 4 * 4), nn.Unflatten(1, (deepest, 4, 4)), Norm(deepest), nn.SiLU()]
-        for inputs, outputs in itertools.pairwise(reversed(channels)):
-            layers += [nn.Conv2d(inputs, 4 * outputs, 3, padding=1), nn.PixelShuffle(2), Norm(outputs), nn.SiLU()]
+        layers = [nn.Linear(latent_dim, deepest * 4 * 4), nn.Unflatten(1, (deepest, 4, 4)), Norm(8, deepest), nn.SiLU()]
+        for inputs, outputs in zip(channels[::-1], channels[-2::-1], strict=False):
+            layers += [nn.Conv2d(inputs, 4 * outputs, 3, padding=1), nn.PixelShuffle(2), Norm(8, outputs), nn.SiLU()]
         self.decoder = nn.Sequential(*layers, nn.Conv2d(channels[0], 3 * 4 * 4, 3, padding=1), nn.PixelShuffle(4))
         nn.init.constant_(self.decoder[-2].bias, 0.5)  # begin with grey pictures, not black ones
-        self.register_buffer("variance", torch.ones(()))  # of p(x|z) outside training, see `calibrate`
+        self.register_buffer("variance", torch.ones(()))  # of p(x|z) outside training: see `loss` and `fit`
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, S, S) in [0, 1] -> mean and log-variance of q(z|x), (B, D) each."""
-        mean, log_variance = self.encoder(images).float().chunk(2, dim=1)
-        return mean, log_variance
+        return self.encoder(images).float().chunk(2, dim=1)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Latent vectors (B, D) -> the mean of each pixel (B, 3, S, S), not clamped to [0, 1]."""
@@ -80,8 +66,7 @@ class VariationalAutoencoder(nn.Module):
 
 def reparameterize(mean: Tensor, log_variance: Tensor) -> Tensor:
     """A differentiable sample of N(mean, exp(log_variance)), (B, D) (Kingma & Welling 2014, section 2.4)."""
-    noise = torch.randn_like(mean)
-    return mean + noise * torch.exp(0.5 * log_variance)
+    return mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -94,23 +79,17 @@ def loss(model: VariationalAutoencoder, images: Tensor, beta: float = 1.0, ae: b
 
     p(x|z) is a Gaussian with a single variance for all pixels. In training it is the batch's mean squared error, its
     maximum-likelihood value (Rybkin et al. 2021, "Simple and Effective VAE Training with Calibrated Decoders"), so
-    that the weight of the KL, `beta`, means the same at every image size. `ae` makes it an autoencoder: the code is
-    the mean, there is no KL, and "neg_elbo" is not a bound.
+    that `beta` means the same at every image size. With `ae`, the code is the mean, and there is no KL.
     """
     mean, log_variance = model.encode(images)
     reconstruction = model.decode(mean if ae else reparameterize(mean, log_variance))
     squared_error = (reconstruction - images).square().flatten(1).sum(dim=1)
     pixels = images.shape[1:].numel()
-    # batch_mean also averages over processes. Detached: at its optimum, the loss has no slope in the variance.
-    variance = training.batch_mean(squared_error.detach()) / pixels if model.training else model.variance
-    recon = 0.5 * (pixels * torch.log(2 * math.pi * variance) + squared_error / variance)  # -log p(x|z)
+    # At its optimum, the loss has no slope in the variance, so no gradient needs to pass through it.
+    variance = squared_error.detach().mean() / pixels if model.training else model.variance
+    recon = 0.5 * (pixels * torch.log(2 * torch.pi * variance) + squared_error / variance)  # -log p(x|z)
     kl = torch.zeros_like(recon) if ae else kl_divergence(mean, log_variance)
     return {"loss": recon + beta * kl, "neg_elbo": recon + kl, "recon": recon, "kl": kl, "mse": squared_error / pixels}
-
-
-def calibrate(model: VariationalAutoencoder, mse: float) -> None:
-    """Set the variance of p(x|z) to `mse`, an epoch's mean squared error, which maximizes the likelihood."""
-    model.variance.fill_(mse)
 
 
 @torch.no_grad()
@@ -119,7 +98,8 @@ def standardize(model: VariationalAutoencoder, mean: Tensor, log_variance: Tenso
 
     The decoder undoes it. No other shift and scale gives a lower mean KL. mean, log_variance: of N images, (N, D) each.
     """
-    shift, scale = mean.mean(dim=0), (mean.var(dim=0, correction=0) + log_variance.exp().mean(dim=0)).sqrt()
+    mean, variance = mean.to(model.variance.device), log_variance.to(model.variance.device).exp()
+    shift, scale = mean.mean(dim=0), (mean.var(dim=0, correction=0) + variance.mean(dim=0)).sqrt()
     last, first = model.encoder[-1], model.decoder[0]  # the layers before and after the code
     mean_bias, log_variance_bias = last.bias.chunk(2)  # views: a change of them changes the layer
     last.weight.chunk(2)[0].div_(scale[:, None])
@@ -129,69 +109,81 @@ def standardize(model: VariationalAutoencoder, mean: Tensor, log_variance: Tenso
     first.weight.mul_(scale)
 
 
-def parse_args(argv: list[str] | None = None) -> Namespace:
-    flags = cli.parser(SCRIPT, __doc__, epochs=EPOCHS, latent_dim=LATENT_DIM, batch_size=BATCH_SIZE, lr=LEARNING_RATE)
-    flags.add_argument("--beta", type=cli.non_negative_float, default=BETA, help="weight of the KL; 1 is the ELBO")
+def fit(run: training.Run, args: Namespace, train: Faces, valid: Faces) -> VariationalAutoencoder:
+    """A model trained on the faces, as `args` say."""
+    images = training.on_device(train.images, run.device)
+    model = VariationalAutoencoder(args.latent_dim, args.size)
+    model.to(run.device, memory_format=training.memory_format(run.device))
+    run.compile(model.encoder, model.decoder)
+    # Muon trains the weights of all layers but those that meet the pixels; AdamW trains all others.
+    muon = [layer.weight for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))][1:-1]
+    optimizer = training.Optimizer(model, muon, lr=args.lr, muon_decay=MUON_DECAY)
+
+    for epoch in run.epochs(model, optimizer, data=train.description):
+        for batch in epoch.batches(images, args.batch_size):  # (B, 3, S, S) in [0, 1], shuffled
+            for group in optimizer.param_groups:
+                group["lr"] = args.lr * training.one_cycle(epoch.progress)  # up, then down to 0
+            with run.autocast():
+                terms = loss(model, random_flip(batch), args.beta, args.ae)  # (B,) each
+            optimizer.zero_grad()
+            terms["loss"].mean().backward()
+            optimizer.step()
+            epoch.record(terms)  # for the epoch's means, the progress bar, and a guard against NaN
+        model.variance.fill_(epoch.means["mse"])  # of the epoch: see `loss`
+        if epoch.last and not args.ae:  # before the last checkpoint is written
+            standardize(model, *training.batched(model.encode, run.device)(images))
+        epoch.validate(loss, valid.images, beta=args.beta, ae=args.ae)
+    return model
+
+
+def report(run: training.Run, args: Namespace, model: VariationalAutoencoder, train: Faces, test: Faces) -> None:
+    """Score the model on the test faces, and draw its figures."""
+    encode = training.batched(model.encode, run.device)  # takes any number of uint8 images
+    latent, train_latent = encode(test.images)[0], encode(train.images)[0]
+    terms = training.evaluate(model, loss, test.images, ae=args.ae)
+    mse = training.evaluate(model, loss, test.images, ae=True)["mse"]  # of z = mean
+    scores = {"mse": mse, "active_units": active_units(latent), "sigma": model.variance.sqrt().item()}
+    if not args.ae:
+        bits = bits_per_dim(terms["neg_elbo"], test.images[0].numel())
+        scores |= {"neg_elbo": terms["neg_elbo"], "bits_per_dim": bits, "kl": terms["kl"]}
+    run.write_results(test.source, scores, latent)
+    title = f"{'Autoencoder' if args.ae else 'VAE'} on {test.source}{' (not CelebA)' if test.drawn else ''}"
+    codes = {"latent": latent, "train_latent": train_latent, "decode": training.batched(model.decode, run.device)}
+    figures = FaceFigures(title=title, folder=args.images_dir, script=SCRIPT, originals=test.images, **codes)
+    figures.interpolation(path=args.images_dir / "4.png")
+    figures.reconstructions()
+    figures.samples()
+    figures.attributes(labels=train.attributes, names=train.attribute_names)
+    curves = {"mse": "mean squared error"} | ({} if args.ae else {"kl": "KL (nats per image)"})
+    figures.curves(history=run.history, names=curves)
+    face_page.write(args.images_dir / f"{SCRIPT}_explorer.html", figures, train, model, own_layers={Norm: "GroupNorm"})
+    print(f"Open {args.images_dir / '4.png'} first.")
+
+
+def load(path: Path | str) -> VariationalAutoencoder:
+    """The trained model of a checkpoint, ready to encode and decode. Raises UserError for any other file."""
+    return training.load_model(
+        path, lambda arguments: VariationalAutoencoder(arguments["latent_dim"], arguments["size"])
+    )
+
+
+def parse_args(argv: list[str] | tuple[()]) -> Namespace:
+    flags = cli.parser(SCRIPT, __doc__, DEFAULTS)
+    flags.add_argument("--beta", type=cli.weight, default=BETA, help="weight of the KL; 1 gives the ELBO")
     flags.add_argument("--ae", action="store_true", help="a plain autoencoder: no sampling, no KL")
     flags.add_argument("--size", type=int, choices=CHANNELS, default=64, help="width and height of the pictures")
-    flags.add_argument("--faces", metavar="PATH", help="a zip or folder of pictures, or the word drawn (default: "
-                       "DATA_DIR/celeba, then torchvision's download, then drawn faces)")  # fmt: skip
+    flags.add_argument("--faces", metavar="PATH", help="a zip or folder of pictures, or drawn; without it, CelebA")
     return flags.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | tuple[()] = ()) -> None:
     args = parse_args(argv)
     with training.start(SCRIPT, args) as run:
-        faces = load_faces(args.faces, args.data_dir, args.size)
-        run.data = faces.description
-        train, valid, test = (
-            training.on_device(select(faces.images, faces.split == part), run.device) for part in (TRAIN, VALID, TEST)
-        )
-        train = train[: args.limit]
-        model = VariationalAutoencoder(args.latent_dim, args.size)
-        model.to(run.device, memory_format=training.memory_format(run.device))
-        objective = functools.partial(loss, beta=args.beta, ae=args.ae)
-        compute_loss = run.prepare(model, objective, trial=train[: args.batch_size])
-        optimizer = training.Optimizer(model, args.lr, run.precision)  # Muon and AdamW, with one learning-rate cycle
-        posterior = run.batched(lambda images: torch.stack(model.encode(images), dim=1))  # on the CPU: (N, 2, D)
-
-        for epoch in run.epochs(model, optimizer, train, args.batch_size, augment=random_flip):
-            for batch in epoch:  # (B, 3, S, S) in [0, 1]; each batch sets the learning rate
-                terms = epoch.mean(compute_loss(batch))  # over the batch; the epoch keeps its own means
-                optimizer.zero_grad()
-                terms["loss"].backward()
-                optimizer.step()
-            calibrate(model, epoch.means["mse"])
-            if epoch.last and not args.ae:  # before its checkpoint is written
-                standardize(model, *posterior(train).to(run.device).unbind(dim=1))
-            epoch.validate(objective, valid, names=("neg_elbo", "recon", "kl", "mse"))
-
-        decode = run.batched(model.decode)
-        train_latent, latent = posterior(train)[:, 0], posterior(test)[:, 0]
-        terms = training.evaluate(model, objective, test, run.device)
-        mse = training.evaluate(model, functools.partial(loss, ae=True), test, run.device)["mse"]  # of z = mean
-        scores = {"mse": mse, "active_units": active_units(latent), "sigma": model.variance.sqrt().item()}
-        subtitle = f"test MSE {mse:.4f}"
-        if not args.ae:
-            # The probability of a grey level is about its density times 1/255, the spacing of the levels.
-            bits_per_dim = terms["neg_elbo"] / (3 * args.size**2 * math.log(2)) + math.log2(255)
-            scores |= {"neg_elbo": terms["neg_elbo"], "bits_per_dim": bits_per_dim, "kl": terms["kl"]}
-            subtitle += f", KL {terms['kl']:.0f} nats, {bits_per_dim:.2f} bits/dim"
-        run.write_results(faces.source, scores)
-
-        title = f"{'Autoencoder' if args.ae else f'VAE (beta {args.beta:g})'} on {faces.source}"
-        title += " (not CelebA)" if faces.drawn else ""
-        labels = None if faces.attributes is None else faces.attributes[faces.split == TRAIN][: args.limit]
-        figures = FaceFigures(title, subtitle, args.images_dir, SCRIPT, test.cpu(), latent, train_latent, decode)
-        figures.interpolation(args.images_dir / "4.png")
-        figures.reconstructions()
-        figures.samples()  # decoded from z ~ N(0, I), and from a Gaussian fitted to the training codes
-        figures.attributes(labels, faces.attribute_names)
-        nats = {"neg_elbo": "-ELBO (nats per image)", "recon": "reconstruction (nats)", "kl": "KL (nats)"}
-        figures.curves(run.history, ({} if args.ae else nats) | {"mse": "mean squared error"})
-        page = args.images_dir / f"{SCRIPT}_explorer.html"
-        face_page.write(page, figures, model.encoder, model.decoder, labels, faces)
-        print(f"Open {args.images_dir / '4.png'} first.")
+        train, valid, test = load_faces(args.faces, args.data_dir, args.size)
+        train = train.first(args.limit)
+        model = fit(run, args, train, valid)
+        if run.is_first_process:
+            report(run, args, model, train, test)
 
 
 if __name__ == "__main__":

@@ -2,95 +2,90 @@
 
 import argparse
 import contextlib
-import gc
-import math
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from common.errors import UserError, first_line, out_of_memory
-from common.training import parallel
-
-
-class Stopped(KeyboardInterrupt):
-    """SIGTERM, handled like Ctrl-C."""
-
-
-class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that shows the default of each flag that has one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        return action.help if action.default is None else super()._get_help_string(action)
+from common.training import processes
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are UserErrors, so that a notebook's kernel survives them."""
 
     def error(self, message: str) -> None:
-        self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
+        raise UserError(f"{message} (--help lists the flags)")
 
 
-def number(kind: type, least: float, above: bool = False, below: float = math.inf) -> Callable[[str], float]:
-    """A flag's type: a finite `kind` of at least `least` (greater if `above`) and less than `below`."""
+def number(kind: type, least: float, below: float) -> Callable[[str], float]:
+    """A flag's type: a finite `kind` of at least `least` and below `below`."""
 
     def parse(text: str) -> float:
         with contextlib.suppress(ValueError):
-            value = kind(text)
-            if (value > least if above else value >= least) and value < below:
+            if least <= (value := kind(text)) < below:
                 return value
-        noun = "a whole number" if kind is int else "a finite number"
-        limit = f" and below {below:g}" if below < math.inf else ""
-        raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {'above' if above else 'of at least'} {least}{limit}")
+        noun = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {noun} of at least {least:g} and below {below:g}")
 
     return parse
 
 
-positive_int = number(int, 1, below=2**31)
-non_negative_float = number(float, 0)
+positive_int = number(int, 1, 2**31)
+weight = number(float, 0, 1e9)
 
 
-def parser(script: str, description: str, **defaults: float) -> Parser:
-    """A parser for the shared flags with this script's `defaults`: epochs, latent_dim and perhaps batch_size, lr."""
-    by_length = "" if "lr" in defaults else " (default: by the length of the run)"
-    flags = Parser(prog=f"{script}.py", description=description.splitlines()[0], formatter_class=Help)
-    add = flags.add_argument
+def folder(text: str) -> Path:
+    """A flag's type: a path, in which ~ is the home folder even where the shell doesn't expand it (--data-dir=~/x)."""
+    return Path(text).expanduser()
+
+
+def parser(script: str, description: str, defaults: dict[str, float]) -> Parser:
+    """A parser for the shared flags with this script's `defaults`: epochs, latent_dim, batch_size, lr."""
+    style = argparse.ArgumentDefaultsHelpFormatter
+    flags = Parser(prog=f"{script}.py", description=description.splitlines()[0], formatter_class=style)
+    add, by_length = flags.add_argument, "" if "lr" in defaults else "; None: by the length of the run"
     add("--epochs", type=positive_int, help="passes over the training images")
-    add("--batch-size", type=positive_int, help=f"images per step{by_length}")
-    add("--lr", type=number(float, 0, above=True, below=1000), help=f"peak learning rate{by_length}")
+    add("--batch-size", type=positive_int, help=f"images per step, of all processes together{by_length}")
+    add("--lr", type=number(float, 1e-9, 1000), help=f"peak learning rate{by_length}")
     add("--latent-dim", type=positive_int, help="dimensions of the latent space")
-    add("--seed", type=number(int, 0, below=2**63), default=0, help="random seed of weights, shuffles and noise")
+    add("--seed", type=number(int, 0, 2**63), default=0, help="random seed of weights, shuffles and noise")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, if any")
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: the faster one, by a short trial")
-    add("--compile", action="store_true", help="compile the training step with torch.compile")
-    add("--data-dir", type=Path, default=Path("data"), help="folder of the data sets, downloaded if absent")
-    add("--images-dir", type=Path, default=Path("images"), help="folder for the figures")
-    add("--run-dir", type=Path, default=Path("runs", script), help="folder for checkpoint, metrics and results")
+    add("--compile", action="store_true", help="compile the networks with torch.compile")
+    add("--data-dir", type=folder, default=Path("data"), help="folder of the data sets, downloaded if absent")
+    add("--images-dir", type=folder, default=Path("images"), help="folder for the figures")
+    add("--run-dir", type=folder, default=Path("runs", script), help="folder for checkpoint, metrics and results")
     add("--limit", type=positive_int, metavar="N", help="train on the first N images only (a quick try)")
-    add("--resume", action="store_true", help="continue from RUN_DIR/checkpoint.pt; a finished run redraws its figures")
+    resume = "continue from RUN_DIR/checkpoint.pt; a finished run draws its figures again"
+    add("--resume", action="store_true", help=resume)
     flags.set_defaults(**defaults)
     return flags
 
 
-def run(main: Callable[[], None]) -> None:
-    """Call `main`; exit with code 2 after an expected error, 130 after Ctrl-C, 143 after SIGTERM."""
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Call `main` with the command line; exit with 2 after an expected error, with 128 plus the signal after one."""
 
-    def stop(*_: object) -> None:
-        raise Stopped
+    def stop(signum: int, _: object) -> None:
+        error = KeyboardInterrupt()
+        error.signal = signum
+        raise error
 
-    signal.signal(signal.SIGTERM, stop)
+    # SLURM can send SIGUSR1 before a job's time is over. Windows has none.
+    for signum in {signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)}:
+        signal.signal(signum, stop)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a path may have characters that the console lacks
     try:
-        main()
-        gc.freeze()  # As it ends, Python would otherwise search all of PyTorch's objects for garbage, for a second.
-        return
+        return main(sys.argv[1:])
     except UserError as error:
         code, message = 2, f"error: {error}"
     except KeyboardInterrupt as error:
-        code = 143 if isinstance(error, Stopped) else 130
-        message = f"stopped{f': {error}' if str(error) else ''}"
+        code, message = 128 + getattr(error, "signal", signal.SIGINT), f"stopped: {error}".removesuffix(": ")
     except OSError as error:
         code, message = 2, f"error: {error.filename or 'input or output'}: {error.strerror or error}"
     except (MemoryError, RuntimeError) as error:
@@ -105,6 +100,6 @@ def run(main: Callable[[], None]) -> None:
     except OSError:  # nobody reads it, or the disk is full: Python's flush at exit would fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print(message, file=sys.stderr, flush=True)
-    if parallel.world() > 1:
-        parallel.leave(code)
+    if processes.world() > 1:  # a regular exit can wait for the engine's threads, or crash in one of them
+        os._exit(code)
     sys.exit(code)

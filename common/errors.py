@@ -2,8 +2,7 @@
 
 import torch
 
-# Texts of PyTorch's RuntimeErrors when memory runs out on a CPU, on MPS, or on a GPU that others have filled, and when
-# a file is too large to be mapped.
+# In PyTorch's RuntimeErrors when memory runs out on a CPU, MPS or a filled GPU, or a file is too large to be mapped.
 NO_MEMORY = ("you tried to allocate", "out of memory", "Invalid buffer size", "ALLOC_FAILED", "Cannot allocate memory")
 
 

@@ -1,18 +1,27 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and locks between processes."""
 
 import contextlib
+import errno
 import json
 import os
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
+
+ON_WINDOWS = os.name == "nt"
+if ON_WINDOWS:
+    import msvcrt
+else:
+    import fcntl
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` to `path` so that a reader finds the old file or the new one, never a partial one.
 
-    Raises UserError, naming the space needed, if the disk is full or the folder can't be written; a file already
-    at `path` is then untouched.
+    Raises UserError, naming the space needed, if that fails; a file already at `path` is then untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -21,13 +30,16 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        for _ in range(10 if ON_WINDOWS else 0):  # There, a scanner or an indexer may hold the file for a moment.
+            with contextlib.suppress(PermissionError):
+                return os.replace(temporary, path)
+            time.sleep(0.1)
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; it needs {len(content) / 1e6:.1f} MB in {path.parent}"
-        ) from error
+        need = f"it needs {len(content) / 1e6:.1f} MB in {path.parent}"
+        raise UserError(f"cannot write {path}: {error.strerror or error}; {need}") from error
 
 
 def write_json(path: Path, value: object) -> None:
@@ -37,13 +49,38 @@ def write_json(path: Path, value: object) -> None:
 
 def check_writable(folder: Path) -> None:
     """Create `folder` and check that a file can be written there, before any work is done. Raises UserError."""
-    # Not a file from tempfile: on Windows, that tries two billion names where no file can be made.
-    probe = folder / f".{os.getpid()}.tmp"
+    write_atomically(folder / ".probe", b"\0" * 4096)
+    (folder / ".probe").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold `folder` for one run, and clear what a killed one left. Raises UserError if another run holds it."""
+    check_writable(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with lock(folder / ".lock", wait=False):
+            for leftover in folder.glob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+            yield
+    except BlockingIOError as error:
+        raise UserError(f"another run is using {folder}: wait for it, or give this one its own --run-dir") from error
+
+
+@contextlib.contextmanager
+def lock(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path`, which is made if absent and stays.
+
+    If another process holds it, waits or, without `wait`, raises BlockingIOError. Where the file system has no locks,
+    as on some network drives, a line on stderr says so and the block runs without one.
+    """
+    with open(path, "ab") as file:  # closing it ends the lock
         try:
-            probe.write_bytes(b"\0" * 4096)
-        finally:
-            probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to the folder {folder}: {error.strerror or error}") from error
+            if ON_WINDOWS:
+                msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                raise BlockingIOError(error.errno, "another process holds it", str(path)) from error
+            print(f"{path} cannot be locked ({error.strerror}): start no second run there", file=sys.stderr)
+        yield

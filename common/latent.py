@@ -9,31 +9,15 @@ from torch import Tensor
 from common.metrics import nearest_points
 
 
-def interpolate(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """`steps` points on the straight line from `start` to `end`, both included: (D,) -> (steps, D)."""
-    weight = torch.linspace(0, 1, steps)[:, None]
-    return start * (1 - weight) + end * weight
-
-
-def walk(
-    originals: Tensor, latent: Tensor, decode: Callable[[Tensor], Tensor], first: int, second: int, steps: int
-) -> Tensor:
-    """A row of pictures (steps + 4, C, S, S) from image `first` to `second` along the line between their codes.
-
-    The original, its reconstruction, `steps` images decoded in between, the other reconstruction, its original.
-    `latent` (N, D) are the codes of `originals` (N, C, S, S); `decode` maps codes to pictures.
-    """
-    between = decode(interpolate(latent[first], latent[second], steps + 2))
-    return torch.cat([originals[first, None], between, originals[second, None]])
+def walk(originals: Tensor, latent: Tensor, decode: Callable[[Tensor], Tensor], steps: int) -> Tensor:
+    """`originals` (2, C, S, S) and, between them, the line from code to code (2, D) decoded: (steps + 4, C, S, S)."""
+    between = decode(torch.lerp(*latent, torch.linspace(0, 1, steps + 2)[:, None]))
+    return torch.cat([originals[:1], between, originals[1:]])
 
 
 @dataclass(frozen=True)
 class Plane:
-    """A plane in the latent space, to draw on: the space itself if it has two dimensions, otherwise the plane
-    through the codes' mean, or the prior's, along their two principal components.
-
-    `origin` (D,), `basis` (D, 2) with orthonormal columns (with one dimension, the second column is zero).
-    """
+    """A plane to draw on: `origin` (D,), and `basis` (D, 2) of orthonormal columns, or a zero one if D is 1."""
 
     origin: Tensor
     basis: Tensor
@@ -41,19 +25,18 @@ class Plane:
 
     @staticmethod
     def of(latent: Tensor, prior: bool = False) -> "Plane":
-        """The plane for the codes `latent` (N, D); with `prior`, through the origin, where N(0, I) is centred."""
-        dimensions = latent.shape[1]
-        if dimensions <= 2:
-            names = ("latent dimension 1", "latent dimension 2" if dimensions == 2 else "")
-            return Plane(torch.zeros(dimensions), torch.eye(dimensions, 2), names)
-        mean = latent.mean(dim=0)
+        """The space itself if the codes `latent` (N, D) have two dimensions, or else their two principal components.
+
+        It goes through their mean, or with `prior` through the origin, where N(0, I) is centred.
+        """
+        size, mean = latent.shape[1], latent.mean(dim=0)
+        if size <= 2:
+            return Plane(torch.zeros(size), torch.eye(size, 2), ("latent dimension 1", "latent dimension 2"))
         _, spread, directions = torch.linalg.svd(latent - mean, full_matrices=False)
-        share = spread.square() / spread.square().sum()
-        names = tuple(
-            f"principal component {axis + 1} of {dimensions} latent dimensions ({share[axis]:.0%} of the variance)"
-            for axis in range(2)
-        )
-        return Plane(torch.zeros(dimensions) if prior else mean, directions[:2].T, names)
+        shares = spread.square() / spread.square().sum()
+        name = "principal component {} of {} ({:.0%} of the variance)"
+        names = tuple(name.format(axis + 1, size, shares[axis]) for axis in (0, 1))
+        return Plane(torch.zeros(size) if prior else mean, directions[:2].T, names)
 
     def project(self, latent: Tensor) -> Tensor:
         """(..., D) -> coordinates in the plane (..., 2)."""
@@ -65,19 +48,18 @@ class Plane:
 
 
 def typical(latent: Tensor, labels: Tensor) -> Tensor:
-    """For each class, the index of the point in `latent` (N, D) with the most of its class among the nearest 200.
-
-    The median of a class in several clusters may lie between them, among points of other classes.
-    """
-    own = (labels[nearest_points(latent, latent, min(200, len(latent)))] == labels[:, None]).sum(dim=1)
-    return torch.stack([torch.where(labels == label, own, 0).argmax() for label in labels.unique()])
+    """For each class, the index of its deepest point in `latent` (N, D): a median may lie between its clusters."""
+    nearest = nearest_points(latent, latent, 1 + len(latent) // 50)
+    chosen = []
+    for label in labels.unique():
+        share = (labels[nearest] == label).float().mean(dim=1)  # of the class among the nearest
+        depth = share[nearest].mean(dim=1)  # At the class's edge, too, many points have a share of 1.
+        chosen.append(torch.where(labels == label, depth, -1).argmax())
+    return torch.stack(chosen)
 
 
 def fit_gaussian(latent: Tensor) -> tuple[Tensor, Tensor]:
-    """The Gaussian fitted to codes (N, D): its mean (D,) and a factor L (D, D) of its covariance L L^T.
-
-    mean + L noise samples it; for a VAE these samples may beat the prior's (Ghosh et al. 2020, section 4).
-    """
+    """Mean (D,) and L (D, D) to sample mean + L noise from a Gaussian fitted to codes (N, D) (Ghosh et al. 2020)."""
     mean = latent.mean(dim=0)
     # If codes don't vary in some direction, the eigenvectors still exist but a Cholesky factor doesn't.
     variances, directions = torch.linalg.eigh((latent - mean).T @ (latent - mean) / max(len(latent) - 1, 1))

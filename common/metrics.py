@@ -1,15 +1,13 @@
 """Scores of codes and pictures."""
 
+import math
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def knn_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, k: int = 5) -> float:
-    """The share of `test` points (M, D) whose label is the majority of their k nearest `train` points (N, D).
-
-    Euclidean distance; a tie goes to the smallest label.
-    """
+    """The share of `test` (M, D) with the label of most of the k nearest in `train` (N, D); of a tie, the smallest."""
     nearest = nearest_points(train, test, min(k, len(train)))
     return (train_labels[nearest].mode(dim=1).values == test_labels).double().mean().item()
 
@@ -28,10 +26,9 @@ def active_units(means: Tensor) -> int:
     return int((means.var(dim=0, correction=0) > 0.01).sum())
 
 
-def median_filter(images: Tensor, width: int = 3) -> Tensor:
-    """Replace each pixel of `images` (B, C, H, W) by the median of the `width` x `width` around it, edges mirrored."""
-    around = F.pad(images, [width // 2] * 4, mode="reflect").unfold(2, width, 1).unfold(3, width, 1)
-    return around.flatten(4).median(dim=4).values
+def bits_per_dim(neg_elbo: float, values: int) -> float:
+    """A density's -ELBO, in nats per image of so many grey levels, in bits per level: levels lie 1/255 apart."""
+    return neg_elbo / (values * math.log(2)) + math.log2(255)
 
 
 def psnr(images: Tensor, clean: Tensor) -> float:

@@ -1,43 +1,47 @@
-"""Where to compute, in which precision, and compiled or not."""
+"""Where to compute, in which precision, and with how many threads."""
 
-import math
-import sys
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import UserError, first_line
-from common.training import parallel
+from common.training import processes
 
-SECONDS = 0.4  # for timing both precisions
-PIXELS = 100_000  # times channels, in that trial: fewer would time the overhead, more take long where bf16 is emulated
-ROUNDS = 20  # at most
+SECONDS = 0.4  # for the trial of precisions and threads
+ROUNDS = 20  # of it, at most; at least 2
 CLEARLY = 0.95  # bf16 must take less than this share of fp32's time; otherwise the more exact fp32 is chosen
+FAR = 2 / 3  # fewer threads must take less than this share, so that an idle machine always uses the same number
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's share of the cores: microseconds per period, and the period
 
 
 def set_up(device: torch.device) -> None:
     """Set up this process's arithmetic and memory."""
     torch.set_flush_denormal(True)  # Numbers below 1e-38 slow a CPU down and change nothing.
-    # Then glibc keeps the memory that a step frees for the next: up to twice the largest block freed. Otherwise the
-    # system would clear it again in every step, which takes 4% of a step of 512 digits.
+    # Then glibc keeps the memory that a step frees, up to twice the largest block freed. Otherwise the system would
+    # clear it again in every step, which takes 4% of a step of 512 digits.
     torch.empty(30 * 2**20, dtype=torch.uint8)
-    if device.type == "cuda":
-        # By default, convolutions would round to TF32. After the newer `conv.fp32_precision` is set, reading this
-        # flag, as torch.compile may, would be an error.
-        torch.backends.cudnn.allow_tf32 = False
+    if device.type == "cuda":  # By default, convolutions would round to TF32. torch.compile may read this flag, an
+        torch.backends.cudnn.allow_tf32 = False  # error after the newer `conv.fp32_precision` is set.
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the accelerator that PyTorch sees, otherwise the CPU. Raises UserError if the device is absent."""
+    """`auto` is the accelerator that PyTorch sees and can use, otherwise the CPU. Raises UserError if it is absent."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if name == "auto":
-        return accelerator or torch.device("cpu")
-    if name != "cpu" and (accelerator is None or accelerator.type != name):
+    if name == "auto" and accelerator:
+        try:
+            torch.ones(1, device=accelerator).add(1).item()
+            return accelerator
+        except RuntimeError as error:  # it is too old for this PyTorch, or others hold it
+            failure = f"{accelerator.type} fails here ({first_line(error)})"
+            print(f"--device auto: {failure}: computing on the CPU", flush=True)
+    elif name not in ("auto", "cpu", accelerator and accelerator.type):
         raise UserError(f"--device {name}: PyTorch {torch.__version__} sees none here; use --device auto or cpu")
-    return torch.device(name)
+    return torch.device("cpu" if name == "auto" else name)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
@@ -47,70 +51,71 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 
 def on_device(images: Tensor, device: torch.device) -> Tensor:
-    """`images` on `device` for the whole run; left on the host if they would take more than half of its free memory."""
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    elif device.type == "mps":
-        free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    else:
-        free = math.inf
-    return images if images.nbytes > free / 2 else images.to(device, memory_format=memory_format(device))
+    """`images` on `device` for the whole run; left on the host if they would take more than half of a GPU's memory."""
+    if device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+        return images
+    return images.to(device, memory_format=memory_format(device))
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context in which operations run in bf16 where that is safe, if `precision` is "bf16"."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+def thread_counts() -> list[int]:
+    """The numbers of threads worth a trial: all that this process may use, a half of them, a quarter, ..., one."""
+    count = torch.get_num_threads()
+    if "OMP_NUM_THREADS" in os.environ:
+        return [count]
+    if hasattr(os, "sched_getaffinity"):
+        count = min(count, len(os.sched_getaffinity(0)))
+    if QUOTA.exists() and (quota := QUOTA.read_text().split())[0] != "max":
+        count = min(count, max(1, int(quota[0]) // int(quota[1])))
+    return [count >> halvings for halvings in range(count.bit_length())]
 
 
-def faster_precision(step: Callable[[Tensor], dict], batch: Tensor, device: torch.device) -> tuple[str, str]:
-    """The faster of "fp32" and "bf16" for `step`, which gives a `batch` a "loss"; and the reason, in words.
+def trial_step(device: torch.device) -> Callable[[str], None]:
+    """A step of training, in the precision it is given, of a small network with the scripts' kinds of layers."""
+    layers = [nn.Conv2d(3, 64, 8, 4, 2), nn.SiLU(), nn.Conv2d(64, 96, 4, 2, 1), nn.SiLU(), nn.Flatten()]
+    network = nn.Sequential(*layers, nn.Linear(96 * 8 * 8, 512), nn.SiLU(), nn.Linear(512, 784)).to(device)
+    # A GPU needs a batch of real size, where launches don't decide; a CPU that emulates bf16 must not take long.
+    batch = torch.rand(16 if device.type == "cpu" else 256, 3, 64, 64, device=device)
 
-    The two alternate, so that a drift in the machine's speed affects both. The first call of each prepares kernels and
-    isn't counted. All processes take equally many steps, since they may wait for one another, and the first chooses.
-    """
-    if device.type == "mps":
-        return "fp32", "bf16 is not used on MPS"
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return "fp32", "this GPU has no bf16 arithmetic"
-
-    def seconds(precision: str) -> float:
-        began = time.perf_counter()
-        with autocast(device, precision):
-            loss = step(few)["loss"].sum()
+    def step(precision: str) -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            loss = network(batch).square().mean()
         loss.backward()
-        if device.type != "cpu":
-            torch.accelerator.synchronize()
-        return time.perf_counter() - began
+        loss.item()  # waits for the device
 
-    few = batch[: math.ceil(PIXELS / batch[0].numel())]
-    began = time.perf_counter()
-    times: dict[str, list[float]] = {"fp32": [], "bf16": []}
-    for _ in range(1 + ROUNDS):
-        for precision, found in times.items():
-            found.append(seconds(precision))
-        if parallel.first(time.perf_counter() - began > SECONDS):
-            break
-    fp32, bf16 = (median(found[1:] or found) for found in times.values())
-    ratio = f"bf16 takes {bf16 / fp32:.2f} times as long as fp32 here"
-    return parallel.first(("bf16" if bf16 < CLEARLY * fp32 else "fp32", ratio))
+    return step
 
 
-def compiled(module: nn.Module, batch: Tensor, device: torch.device, precision: str) -> nn.Module:
-    """`module`, a step that returns terms with a "loss", compiled and tried on `batch`, forward and backward.
+def choose_arithmetic(device: torch.device, precision: str, threads: list[int]) -> tuple[str, int, str]:
+    """The precision ("fp32" or "bf16"), the number of threads, and the reason, in words, by a short trial.
 
-    If that fails, because there is no compiler or for any other reason, `module` is returned unchanged, and the
-    console says why.
+    `precision` may be "auto"; `threads` are the numbers to choose from, the preferred one first. The combinations
+    alternate, so that a drift in speed affects all. All processes take equally many steps, and the first one chooses.
     """
-    # Batch sizes differ by one image at most: both are compiled in the first epoch, and nothing is compiled later.
-    attempt = torch.compile(module, dynamic=False)
-    try:
-        with autocast(device, precision):
-            terms = attempt(batch)
-        terms["loss"].sum().backward()
-    except Exception as error:  # A missing compiler alone raises exceptions of many kinds.
-        reason = first_line(error)
-        print(f"--compile: torch.compile fails here ({reason}); training continues without it", file=sys.stderr)
-        return module
-    finally:
-        module.zero_grad()
-    return attempt
+    has_bf16 = device.type == "cpu" or device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    precisions = [precision] if precision != "auto" else ["fp32", "bf16"][: 1 + has_bf16]
+    threads = threads if device.type == "cpu" else threads[:1]
+    times: dict[tuple[str, int], list[float]] = {(each, count): [] for count in threads for each in precisions}
+    if len(times) == 1:
+        return precisions[0], threads[0], "as requested" if precision != "auto" else "it has no other"
+
+    step = trial_step(device)
+    for number in range(1 + ROUNDS):
+        if number == 1:  # the first round loads kernels and libraries, and isn't counted
+            started = time.perf_counter()
+        for (each, count), found in times.items():
+            torch.set_num_threads(count)
+            began = time.perf_counter()
+            step(each)
+            found.append(time.perf_counter() - began)
+        if processes.first(number >= 2 and time.perf_counter() - started > SECONDS):
+            break
+    typical = {combination: median(found[1:]) for combination, found in times.items()}
+    best = {count: min(typical[each, count] for each in precisions) for count in threads}
+    chosen = threads[0]
+    for count in threads[1:]:
+        chosen = count if best[count] < FAR * best[chosen] else chosen
+    ratio = typical[precisions[-1], chosen] / typical[precisions[0], chosen]
+    reason = f"bf16 takes {ratio:.2f} times as long as fp32" if len(precisions) > 1 else "as requested"
+    if chosen < threads[0]:
+        reason += f"; {threads[0]} threads are slower, since the machine is busy or has many cores"
+    return processes.first((precisions[-1] if ratio < CLEARLY else precisions[0], chosen, reason))
