@@ -1,74 +1,103 @@
-"""MNIST and its two relatives, read and verified by torchvision."""
+"""MNIST, its two relatives, and your own pictures, all 28x28 and grey."""
 
-import contextlib
-import hashlib
-import os
-import socket
-import zlib
+import dataclasses
+import gzip
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+import numpy as np
+import torch
 from torch import Tensor
 
-from common.errors import UserError
+from common.data import pictures, tables
+from common.data.tables import TEST
+from common.errors import UserError, first_line
+from common.files import lock
 
-DATASETS = ("MNIST", "FashionMNIST", "KMNIST")
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+DATASETS = {"MNIST": tuple("0123456789"), "FashionMNIST": FASHION, "KMNIST": KUZUSHIJI}  # the names of their classes
+FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+OWN = Path(__file__).parents[2] / "data"  # MNIST is in the repository
 
 
 @dataclass(frozen=True)
 class Digits:
-    """Pictures of ten classes: `images` (N, 1, 28, 28) uint8, `labels` (N,) int64, `classes` their ten names."""
+    """`images` (N, 1, 28, 28) uint8, `labels` (N,) int64, `classes` their names, and the `name` of the data set."""
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    name: str
+
+    def first(self, count: int | None) -> "Digits":
+        """The first `count` pictures; all of them if it is None."""
+        return dataclasses.replace(self, images=self.images[:count], labels=self.labels[:count])
+
+    @property
+    def description(self) -> str:
+        """For checkpoints: a resumed run must see the same data."""
+        return f"{self.name}, {len(self.images):,} pictures"
 
 
 def load_digits(dataset: str, data_dir: Path) -> tuple[Digits, Digits]:
-    """The train and test split of `dataset`, read by torchvision from `data_dir`, downloaded if absent.
+    """The train and test split of `dataset`: one of DATASETS, or a path to pictures of one's own.
 
-    Damaged files are found by checksum, named, and downloaded again. Raises UserError if that fails.
+    The four files are read from data_dir, for the default also from the repository's own folder, packed or not, and
+    downloaded by torchvision if absent. A folder or zip of pictures has a subfolder per class, or a single class; its
+    test pictures are those in test/, otherwise a tenth by a hash of the name. Raises UserError.
     """
-    from torchvision import datasets  # here, since the import takes a second
+    if dataset not in DATASETS:
+        try:
+            found = pictures.load(Path(dataset), data_dir, 28, "L")
+        except pictures.NothingFound as error:
+            raise UserError(f"{error}, or one of {', '.join(DATASETS)}") from error
+        names, split = tables.split(found.tables, found.names, found.aligned)
+        names = [name.split("/")[0] if "/" in name else found.title for name in names]
+        classes = sorted(set(names), key=lambda name: name.zfill(20) if name.isdigit() else name)  # "10" follows "9"
+        labels, images = torch.tensor([classes.index(name) for name in names]), found.pixels.permute(0, 3, 1, 2)
+        order = np.random.default_rng(0).permutation(len(names))  # so that the first N are of all classes
+        parts = [torch.from_numpy(order[chosen[order]]) for chosen in (split != TEST, split == TEST)]
+        return tuple(Digits(images[part], labels[part], tuple(classes), found.title) for part in parts)
+    own = _files(OWN, dataset) if data_dir == Path("data") else []
+    files, parts = _files(data_dir, dataset) or own, []
+    if not files:
+        folder = data_dir / dataset / "raw"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with lock(folder / ".lock"):  # of several runs, the first one downloads
+                from torchvision import datasets  # here, since it takes a second, and may not fit this PyTorch
 
-    kind = getattr(datasets, dataset)
+                getattr(datasets, dataset)(data_dir, download=True)
+            files = _files(data_dir, dataset)
+        except Exception as error:
+            advice = f"put {', '.join(f'{name}.gz' for name in FILES)} into {folder} and run again"
+            raise UserError(f"cannot download {dataset} ({first_line(error)}): {advice}") from error
+    for images, labels in (files[:2], files[2:]):
+        part = Digits(_read(images)[:, None], _read(labels).long(), DATASETS[dataset], dataset)
+        if len(part.images) != len(part.labels) or part.labels.max() > 9:
+            raise UserError(f"{labels} does not fit {images}: remove both, and the next run fetches them again")
+        parts.append(part)
+    return tuple(parts)
+
+
+def _files(data_dir: Path, dataset: str) -> list[Path]:
+    """The four files, packed or not; none if one of them is absent."""
     folder = data_dir / dataset / "raw"
+    files = [packed if (packed := folder / f"{name}.gz").exists() else folder / name for name in FILES]
+    return files if all(path.exists() for path in files) else []
+
+
+def _read(path: Path) -> Tensor:
+    """The contents of an IDX file: images (N, 28, 28) or labels (N,), uint8."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Two concurrent runs must not both unpack: one would read the other's half-written files. Nothing is unpacked
-        # if the folder can't be written.
-        with FileLock(folder / ".lock") if os.access(folder, os.W_OK) else contextlib.nullcontext():
-            _remove_damaged(folder, kind.resources)
-            socket.setdefaulttimeout(20)
-            with contextlib.redirect_stdout(None):
-                splits = [kind(data_dir, train=train, download=True) for train in (True, False)]
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:  # gzip verifies its checksum
+            content = file.read()
+        shape = np.frombuffer(content, ">i4", content[3], offset=4)
+        array = np.frombuffer(content, np.uint8, offset=4 + shape.nbytes).reshape(shape)
+        if content[:3] != b"\0\0\x08" or array.shape[1:] != ((28, 28) if "images" in path.name else ()):
+            raise ValueError(f"its shape is {array.shape}")
+        return torch.from_numpy(array.copy())
     except Exception as error:  # damaged files raise exceptions of many kinds
-        names = ", ".join(name for name, _ in kind.resources)
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"cannot read {dataset} ({reason}): put {names} in {folder} and run again") from error
-    finally:
-        socket.setdefaulttimeout(None)
-    for split in splits:
-        if split.data.shape[1:] != (28, 28) or split.targets.shape != split.data.shape[:1] or not len(split.data):
-            raise UserError(f"{folder} holds an incomplete {dataset}: remove the files without .gz there and run again")
-    classes = tuple(name.split(" - ")[0] for name in kind.classes)
-    train, test = (Digits(split.data[:, None], split.targets, classes) for split in splits)
-    return train, test
-
-
-def _remove_damaged(folder: Path, resources: list[tuple[str, str]]) -> None:
-    """Remove damaged files that torchvision would trust, so that it downloads or unpacks them again.
-
-    It checks the .gz files, but not those unpacked from them earlier; these are checked against the CRC in the .gz.
-    """
-    for name, md5 in resources:
-        packed, unpacked = folder / name, (folder / name).with_suffix("")
-        if not packed.exists():
-            continue
-        content = packed.read_bytes()
-        if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-            print(f"{packed} is damaged (its md5 is not {md5}): fetching it again", flush=True)
-            unpacked.unlink(missing_ok=True)
-        elif unpacked.exists() and zlib.crc32(unpacked.read_bytes()) != int.from_bytes(content[-8:-4], "little"):
-            unpacked.unlink()
+        problem = f"{path} cannot be read ({first_line(error)})"
+        raise UserError(f"{problem}: remove it, and the next run fetches it again") from error

@@ -9,11 +9,7 @@ from torch import Tensor
 
 
 def stream_seed(*parts: object) -> int:
-    """A 63-bit seed for a stream of random numbers, derived from the `parts` that name the stream.
-
-    A run's shuffles are seeded by (seed, epoch), its noise by the process as well, so a resumed epoch draws the same
-    numbers as an uninterrupted one, and no generator's state needs to be kept.
-    """
+    """A 63-bit seed for the random numbers of what `parts` name, so that a resumed epoch draws the same ones."""
     return random.Random(repr(parts)).getrandbits(63)
 
 
@@ -22,14 +18,15 @@ def to_float(images: Tensor) -> Tensor:
     return images.float().div_(255)
 
 
-def shuffled_batches(count: int, batch_size: int, seed: int, device: torch.device) -> Iterator[Tensor]:
+def shuffled_batches(count: int, batch_size: int, seed: int, device: torch.device, rank=0, world=1) -> Iterator[Tensor]:
     """Index tensors that visit 0..count-1 once, in an order that depends on `seed` alone.
 
-    The batches are as few as `batch_size` allows and of nearly equal sizes: a last one of a few images would have a
-    noisy gradient, yet count as a whole step.
+    The batches are as few as `batch_size`, which counts the images of all processes together, allows, and of nearly
+    equal sizes. Of `world` processes, each gets an equal share of every batch; count % world images are left out.
     """
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(device)
-    return iter(order.tensor_split(math.ceil(count / batch_size)))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    share = order[: count - count % world][rank::world].to(device)
+    return iter(share.tensor_split(math.ceil(count / batch_size)))
 
 
 def gather(images: Tensor, index: Tensor) -> Tensor:
@@ -54,8 +51,7 @@ def select(images: Tensor, chosen: Tensor) -> Tensor:
 
 def add_noise(images: Tensor, level: float, generator: torch.Generator | None = None) -> Tensor:
     """`images` in [0, 1] plus Gaussian noise of standard deviation `level` on every pixel, clipped to [0, 1]."""
-    noise = torch.randn(images.shape, generator=generator, device=images.device)
-    return (images + level * noise).clamp_(0, 1)
+    return (images + level * torch.randn(images.shape, generator=generator, device=images.device)).clamp_(0, 1)
 
 
 def binarized(images: Tensor, seed: int) -> Tensor:
