@@ -1,115 +1,132 @@
-"""Sheets of pictures and training curves: arrays in, a matplotlib Figure out.
-
-Pictures of digits are grey levels in [0, 1], 0 drawn as paper white; faces are RGB in [0, 1], drawn as they are.
-Grey levels are never rescaled to a picture's range.
-"""
+"""Sheets of pictures, curves and bars as PNGs. Grey levels in [0, 1], 0 as paper white, or RGB, are never rescaled."""
 
 import io
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib.style
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from torch import Tensor
 
 from common.files import write_atomically
 
 DPI = 150
+WIDTH = 8.6  # inches: 1,290 pixels, which a README shows at two thirds of their size
 GAP = 2  # pixels between the pictures of a sheet
+plain = matplotlib.style.context("default")  # a decorator: with matplotlib's own settings, whatever the user's are
 
 
+@plain
 def save(figure: Figure, path: Path) -> None:
     """Write `figure` as a PNG, whole or not at all. Raises UserError if it can't be written."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
+    with warnings.catch_warnings(action="ignore"):  # matplotlib's, about axes that a figure has no room for
+        figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
     write_atomically(path, buffer.getvalue())
     print(f"wrote {path}", flush=True)
 
 
+@plain
 def new(width: float, height: float, title: str) -> Figure:
     """An empty figure of that size in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title, fontsize=11, parse_math=False)
+    figure.suptitle(drawable(title), parse_math=False)
     return figure
+
+
+def drawable(text: str, instead: str = "own pictures") -> str:
+    """`text` with `instead` for characters of scripts that matplotlib's font lacks or sets wrongly, as CJK."""
+    return re.sub("[\u0590-\u1cff\u2c00-\U0010ffff]+", instead, text)
 
 
 def tile(pictures: np.ndarray, gap: int = GAP) -> np.ndarray:
-    """Pictures (rows, columns, H, W, C) or (rows, columns, H, W) side by side, white between them."""
+    """Pictures (R, C, H, W), grey levels, or (R, C, H, W, 3) side by side, white between them."""
     if pictures.ndim == 4:
-        pictures = 1 - pictures[..., None]  # ink on paper
-    rows, columns, height, width, channels = pictures.shape
+        pictures = np.repeat(1 - pictures[..., None], 3, axis=4)  # ink on paper
+    rows, columns, height, width, _ = pictures.shape
     framed = np.pad(pictures, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=1)
-    sheet = framed.swapaxes(1, 2).reshape(rows * (height + gap), columns * (width + gap), channels)
-    sheet = sheet[: len(sheet) - gap, : sheet.shape[1] - gap]
-    return np.repeat(sheet, 3, axis=2) if channels == 1 else sheet
+    sheet = framed.swapaxes(1, 2).reshape(rows * (height + gap), columns * (width + gap), 3)
+    return np.clip(sheet[: len(sheet) - gap, : sheet.shape[1] - gap], 0, 1)
 
 
-def pictures(rows: np.ndarray, title: str, columns: Sequence[str] = (), names: Sequence[str] = ()) -> Figure:
-    """A sheet of pictures (R, C, H, W[, 3]), with names above its columns and before its rows."""
-    count_rows, count_columns = rows.shape[:2]
-    cell = 0.55 if rows.ndim == 4 else 0.8
-    figure = new(max(8.5, cell * count_columns + (1.2 if names else 0.3)), cell * count_rows + 0.8, title)
-    axes = figure.subplots()
-    show_named(axes, rows, columns, names)
-    return figure
-
-
-def show_named(axes: Axes, rows: np.ndarray, columns: Sequence[str], names: Sequence[str]) -> None:
+def show(axes: Axes, rows: np.ndarray, columns: Sequence[str] = (), names: Sequence[str] = ()) -> None:
     """Show pictures (R, C, H, W[, 3]) in `axes`, with names above the columns and before the rows."""
-    axes.imshow(np.clip(tile(rows), 0, 1), interpolation="nearest")
+    axes.imshow(tile(rows), interpolation="nearest")
     axes.set_axis_off()
     height, width = rows.shape[2:4]
     for column, name in enumerate(columns):
-        axes.text(column * (width + GAP) + width / 2, -GAP, name, ha="center", va="bottom", fontsize=7)
+        axes.text(column * (width + GAP) + width / 2, -GAP, name, ha="center", va="bottom")
     for row, name in enumerate(names):
-        axes.text(-2 * GAP, row * (height + GAP) + height / 2, name, ha="right", va="center", fontsize=8)
+        axes.text(-2 * GAP, row * (height + GAP) + height / 2, name, ha="right", va="center")
 
 
-def walk_columns(steps: int) -> list[str]:
-    """The names above a row of pictures from one original to another, with `steps` between the reconstructions."""
-    names = ["original", "recon-\nstruction", *[""] * steps, "recon-\nstruction", "original"]
-    names[2 + steps // 2] = "decoded along the straight line"
-    return names
-
-
-def curves(history: Sequence[dict], names: dict[str, str], title: str) -> Figure:
-    """One panel for each of the `names` (key in the history -> axis label), over the epochs, on logarithmic axes."""
-    figure = new(4.4 * len(names), 3.6, title)
-    epochs = [line["epoch"] for line in history]
-    for axes, (name, label) in zip(np.atleast_1d(figure.subplots(1, len(names))), names.items(), strict=True):
-        for key, style, split in ((name, "-o", "train"), (f"valid_{name}", "--s", "valid")):
-            if key in history[0]:
-                axes.plot(epochs, [line[key] for line in history], style, markersize=3, label=split)
-        values = [line[name] for line in history]
-        if min(values) > 0:
-            axes.set_yscale("log")  # The first epoch would otherwise flatten all the others.
-            axes.yaxis.set(major_formatter=ScalarFormatter(), minor_formatter=ScalarFormatter())
-            axes.tick_params(axis="y", which="minor", labelsize=6)  # Otherwise they may overlap.
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3, which="both")
-        if f"valid_{name}" in history[0]:
-            axes.legend()
-    return figure
+def walk_names(steps: int) -> list[str]:
+    """The names along pictures from one original to another, with `steps` between the reconstructions."""
+    return ["original", "recon-\nstruction", *[""] * steps, "recon-\nstruction", "original"]
 
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of a trained model: `title` names it, `subtitle` gives its test scores.
-
-    A figure without its own path goes to folder/SCRIPT_FIGURE.png.
-    """
+    """Figures of the model that `title` names: each method saves one at `path`, or else as folder/SCRIPT_FIGURE.png."""
 
     title: str
-    subtitle: str
     folder: Path
     script: str
 
-    def path(self, figure: str) -> Path:
-        return self.folder / f"{self.script}_{figure}.png"
+    def path(self, name: str) -> Path:
+        return self.folder / f"{self.script}_{name}.png"
 
-    def curves(self, history: Sequence[dict], names: dict[str, str]) -> None:
-        """The terms of the loss over the epochs; `names` maps each to its axis label."""
-        save(curves(history, names, f"{self.title}: training"), self.path("curves"))
+    @contextmanager
+    def drawing(self, name: str, path: Path | None, what: str, size: tuple[float, float], **layout) -> Iterator:
+        """The axes of a figure that is then saved; `size` in inches, `layout` as `Figure.subplots` has it."""
+        with matplotlib.style.context("default"):
+            figure = new(*size, f"{self.title}: {what}")
+            yield figure.subplots(**layout)
+            save(figure, path or self.path(name))
+
+    def sheet(self, name: str, path: Path | None, what: str, rows: Tensor, columns=(), names=()) -> None:
+        """Save a sheet of pictures (R, C, channels, H, W), with the names of its columns and rows."""
+        cell = (WIDTH - (1.2 if names else 0.1)) / rows.shape[1]
+        size = WIDTH, cell * len(rows) + (0.8 if any(columns) else 0.4)
+        with self.drawing(name, path, what, size) as axes:
+            show(axes, rows.movedim(2, -1).squeeze(-1).numpy(), columns, names)
+
+    def samples(self, path: Path | None = None) -> None:
+        """Pictures decoded from random draws of N(0, I), ten in a row, in `SAMPLED` rows."""
+        noise = torch.randn(10 * self.SAMPLED, self.latent.shape[1], generator=torch.Generator().manual_seed(0))
+        rows = self.decode(noise).unflatten(0, (self.SAMPLED, 10))
+        self.sheet("samples", path, "decoded from random draws of N(0, I)", rows)
+
+    def curves(self, *, history: Sequence[dict], names: dict[str, str], path: Path | None = None) -> None:
+        """Terms of the loss over the epochs, each in a panel; `names` maps a key in the history to an axis label."""
+        size = min(WIDTH, 5 * len(names)), 3.6
+        with self.drawing("curves", path, "training", size, ncols=len(names), squeeze=False) as panels:
+            for axes, (name, label) in zip(panels[0], names.items(), strict=True):
+                for split, key in (("train", name), ("valid", f"valid_{name}")):
+                    if key in history[0]:
+                        values = [line[key] for line in history]
+                        axes.plot([line["epoch"] for line in history], values, "-o", markersize=3, label=split)
+                low, high = axes.dataLim.intervaly
+                if low > 0:
+                    axes.set_yscale("log")  # The first epoch would otherwise flatten all the others.
+                    ticks = np.geomspace(low, high, 5)  # Powers of ten may all lie outside.
+                    axes.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
+                    axes.minorticks_off()
+                axes.set(xlabel="epoch", ylabel=label)
+                axes.xaxis.get_major_locator().set_params(integer=True)
+                axes.grid(alpha=0.3)
+                axes.legend()
+
+    def kl_per_dimension(self, *, kl: Tensor, path: Path | None = None) -> None:
+        """The KL divergence (D,) in nats of each latent dimension, a mean over images: 0 if it isn't used."""
+        with self.drawing("kl_per_dimension", path, "the KL divergence of each latent dimension", (WIDTH, 3.6)) as axes:
+            axes.bar(range(1, len(kl) + 1), kl.sort(descending=True).values.numpy())
+            axes.set(xlabel="latent dimensions, sorted", ylabel="KL (nats per image)")
+            axes.xaxis.get_major_locator().set_params(integer=True)

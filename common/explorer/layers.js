@@ -1,27 +1,18 @@
-// The layers of a network, as layers.py writes them: a function for each kind, named after PyTorch's class. Values are
+// The layers of a network, as layers.py writes them: a function for each kind, PyTorch's or a script's own. Values are
 // flat; maps have their channels last, so that the numbers under a kernel's row are adjacent.
 
-async function unpack(text, Values) {
-  const bytes = Uint8Array.from(atob(text), character => character.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Values(await new Response(stream).arrayBuffer());
-}
-
-async function unpackNibbles(text) {  // two per byte
-  const bytes = await unpack(text, Uint8Array), halves = new Uint8Array(2 * bytes.length);
-  bytes.forEach((byte, n) => { halves[2 * n] = byte >> 4; halves[2 * n + 1] = byte & 15; });
-  return halves;
+async function unpack(text) {  // whole numbers: the low bytes of all, then the high ones
+  const packed = Uint8Array.from(atob(text), character => character.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const bytes = new Uint8Array(await new Response(stream).arrayBuffer()), count = bytes.length / 2;
+  return Uint16Array.from(bytes.subarray(0, count), (low, n) => low + 256 * bytes[count + n]);
 }
 
 // Turn the packed whole numbers of all layers into weights.
 async function load(layers) {
   for (const layer of layers.filter(({unit}) => unit)) {
-    const whole = await unpack(layer.weight, Int8Array), fine = layer.fine && await unpackNibbles(layer.fine);
-    const size = whole.length / layer.unit.length;
-    layer.weight = new Float32Array(whole.length);
-    for (let row = 0, n = 0; row < layer.unit.length; row++)
-      for (const end = n + size; n < end; n++)
-        layer.weight[n] = layer.unit[row] * (fine ? 16 * whole[n] + fine[n] : whole[n]);
+    const whole = await unpack(layer.weight), size = whole.length / layer.unit.length;
+    layer.weight = Float32Array.from(whole, (value, n) => layer.unit[Math.floor(n / size)] * (value - layer.middle));
   }
 }
 
@@ -68,24 +59,16 @@ const compute = {
   },
 
   GroupNorm(inputs, {groups, eps, weight, bias}) {
-    const channels = weight.length, each = channels / groups, result = new Float32Array(inputs.length);
-    for (let first = 0; first < channels; first += each) {
-      const sum = term => {
-        let total = 0;
-        for (let at = first; at < inputs.length; at += channels)
-          for (let n = at; n < at + each; n++) total += term(inputs[n]);
-        return total / (inputs.length / groups);
-      };
-      const mean = sum(value => value), scale = 1 / Math.sqrt(sum(value => (value - mean) ** 2) + eps);
-      for (let at = first; at < inputs.length; at += channels)
-        for (let n = 0; n < each; n++)
-          result[at + n] = (inputs[at + n] - mean) * scale * weight[first + n] + bias[first + n];
-    }
-    return result;
+    const channels = weight.length, count = inputs.length / groups;
+    const group = n => Math.floor(n % channels * groups / channels);
+    const means = new Float64Array(groups), variances = new Float64Array(groups);
+    inputs.forEach((value, n) => { means[group(n)] += value / count; });
+    inputs.forEach((value, n) => { variances[group(n)] += (value - means[group(n)]) ** 2 / count; });
+    const scaled = inputs.map((value, n) => (value - means[group(n)]) / Math.sqrt(variances[group(n)] + eps));
+    return scaled.map((value, n) => value * weight[n % channels] + bias[n % channels]);
   },
 
   LayerNorm: (inputs, layer) => compute.GroupNorm(inputs, layer),  // each number is a channel of a single pixel
-  Norm: (inputs, layer) => compute.GroupNorm(inputs, layer),
   Residual: (inputs, layer) => compute.SiLU(compute.Linear(inputs, layer)).map((value, n) => inputs[n] + value),
   SiLU: inputs => inputs.map(value => value / (1 + Math.exp(-value))),
 
@@ -103,11 +86,6 @@ const compute = {
   // PyTorch's flat values have the channels first.
   Flatten: (inputs, {channels}) => transpose(inputs, channels),
   Unflatten: (inputs, {channels}) => transpose(inputs, inputs.length / channels),
-
-  FourierFeatures(inputs, {directions}) {
-    const phases = directions.map(direction => direction.reduce((sum, value, n) => sum + value * inputs[n], 0));
-    return Float32Array.from([...phases.map(Math.sin), ...phases.map(Math.cos)]);
-  },
 };
 
 function transpose(values, columns) {

@@ -8,39 +8,29 @@ const CLOSEST = 0.01;  // the smallest share of the area that the map can show
 const {area, classes, encoder, decoder} = content;
 
 const view = {...area};    // the part of the area that the map shows: left, bottom, side
-const hidden = new Set();  // labels of the classes that are switched off
+const chosen = new Set();  // labels of the classes that are shown; all are, if none is chosen
+const visible = label => !chosen.size || chosen.has(label);
 let points, labels, originals;
 // In latent coordinates: the place that is decoded, the ends of the line, the random samples.
 let place = classes[0].place, ends = classes.slice(0, 2).map(({place}) => place), samples = [];
+
 // ---- The data -------------------------------------------------------------------------------------------------
-
-async function loadData() {
-  const shares = await unpack(content.points, Uint16Array);
-  points = Float32Array.from(shares, (share, n) => (n % 2 ? area.bottom : area.left) + share / 65535 * area.side);
-  labels = await unpack(content.labels, Uint8Array);
-  originals = {...content.originals, images: await unpackNibbles(content.originals.images)};
-
-  await load(encoder);
-  await load(decoder);
-}
 
 const sigmoid = logits => logits.map(logit => 1 / (1 + Math.exp(-logit)));
 
 // The grey levels in [0, 1] of the image at a place.
 const decode = place => sigmoid(run(decoder, place));
 
-// A test image's grey levels in [0, 1], `originals.size` pixels per side.
-function original(n) {
-  const {size, levels, images} = originals;
-  return Float32Array.from(images.subarray(n * size ** 2, (n + 1) * size ** 2), level => level / (levels - 1));
-}
+// A test image's grey levels in [0, 1].
+const original = n =>
+  Float32Array.from(originals.subarray(n * PICTURE ** 2, (n + 1) * PICTURE ** 2), level => level / 15);
 
 // The visible test image nearest to the place, or -1 if none is within reach.
 function nearest() {
   let found = -1, least = (REACH * view.side / $("map").clientWidth) ** 2;
   for (let n = 0; n < labels.length; n++) {
     const distance = (points[2 * n] - place[0]) ** 2 + (points[2 * n + 1] - place[1]) ** 2;
-    if (distance < least && !hidden.has(labels[n])) [found, least] = [n, distance];
+    if (distance < least && visible(labels[n])) [found, least] = [n, distance];
   }
   return found;
 }
@@ -50,14 +40,14 @@ const onLine = share => ends[0].map((start, axis) => start + share * (ends[1][ax
 // ---- Drawing --------------------------------------------------------------------------------------------------
 
 // Images of grey levels in [0, 1], as black of that opacity, in rows.
-function show(canvas, images, size = PICTURE) {
+function show(canvas, images) {
   const columns = Math.min(images.length, STEPS);
-  canvas.width = size * columns;
-  canvas.height = size * Math.ceil(images.length / columns);
-  const context = canvas.getContext("2d"), pixels = context.createImageData(size, size);
+  canvas.width = PICTURE * columns;
+  canvas.height = PICTURE * Math.ceil(images.length / columns);
+  const context = canvas.getContext("2d"), pixels = context.createImageData(PICTURE, PICTURE);
   images.forEach((image, n) => {
     image.forEach((grey, pixel) => { pixels.data[4 * pixel + 3] = Math.round(255 * grey); });
-    context.putImageData(pixels, size * (n % columns), size * Math.floor(n / columns));
+    context.putImageData(pixels, PICTURE * (n % columns), PICTURE * Math.floor(n / columns));
   });
 }
 
@@ -113,7 +103,7 @@ function drawMap() {
   const colours = new Map(classes.map(({label, colour}) => [label, colour]));
   context.globalAlpha = 0.75;
   for (let n = 0; n < labels.length; n++) {
-    if (hidden.has(labels[n])) continue;
+    if (!visible(labels[n])) continue;
     context.fillStyle = colours.get(labels[n]);
     context.beginPath();
     context.arc(...toPixels([points[2 * n], points[2 * n + 1]]), radius, 0, 2 * Math.PI);
@@ -147,8 +137,9 @@ function drawMarks() {
     for (const end of ends) ring(context, toPixels(end), 4, style, width);
     ring(context, toPixels(place), 10, style, width);
   }
-  for (const {label, name, place} of classes)
-    if (!hidden.has(label)) write(context, name, toPixels(place), colour("ink"), "bold 18px");
+  const named = classes.filter(({label}) => visible(label)), font = named.length > 10 ? "bold 12px" : "bold 18px";
+  for (const {name, place} of named.length > 20 ? [] : named)  // more would hide the dots
+    write(context, name.replace(/^(.{13}).{2,}/u, "$1…"), toPixels(place), colour("ink"), font);
   if (mine) drawMine(context);
 }
 
@@ -158,8 +149,8 @@ function drawPlace() {
 }
 
 function drawNearest() {
-  const found = nearest(), {size} = originals;
-  show($("original"), [found < 0 ? new Float32Array(size ** 2) : original(found)], size);
+  const found = nearest();
+  show($("original"), [found < 0 ? new Float32Array(PICTURE ** 2) : original(found)]);
   $("caption").textContent = found < 0 ? "no test image here"
     : `test image ${found + 1}, class ${classes.find(({label}) => label === labels[found]).name}`;
 }
@@ -206,9 +197,7 @@ function drag(from, to, factor = 1) {
   look(x - to.x * side, y - (1 - to.y) * side, side);
 }
 
-function zoom(factor, [x, y] = toShares(place)) {
-  drag({x, y}, {x, y}, factor);
-}
+const zoom = (factor, [x, y] = toShares(place)) => drag({x, y}, {x, y}, factor);
 
 function listenToPointers(map) {
   let strayed, first;  // is this more than a click? where did it begin?
@@ -248,18 +237,27 @@ function listenToKeys(map) {
 
 function fillLegend() {
   for (const {label, name, colour} of classes) {
-    const box = Object.assign(document.createElement("input"), {type: "checkbox", checked: true});
-    const dot = document.createElement("i"), row = document.createElement("label");
+    const [row, box, dot, text] = ["label", "input", "i", "span"].map(kind => document.createElement(kind));
+    box.type = "checkbox";
+    box.onchange = () => { chosen[box.checked ? "add" : "delete"](label); later(drawMap, drawMarks, drawNearest); };
     dot.style.background = colour;
-    row.append(box, dot, name);
+    row.title = text.textContent = name;
+    row.append(box, dot, text);
     $("legend").append(row);
-    box.onchange = () => { hidden[box.checked ? "delete" : "add"](label); later(drawMap, drawMarks, drawNearest); };
   }
 }
 
 async function begin() {
   document.title = $("title").textContent = content.title;
-  await loadData();
+  const shares = await unpack(content.points);
+  points = Float32Array.from(shares, (share, n) => (n % 2 ? area.bottom : area.left) + share / 65535 * area.side);
+  labels = await unpack(content.labels);
+  originals = await unpack(content.originals);
+  await load(encoder);
+  await load(decoder);
+  await receiveDrawing();
+  $("count").textContent = labels.length.toLocaleString("en");
+  $("licence").hidden = !content.mnist;
   fillLegend();
   listenToPointers($("marks"));
   listenToKeys($("marks"));

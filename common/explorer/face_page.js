@@ -31,9 +31,7 @@ const encode = async picture => (await ask({name: "encoder", inputs: picture})).
 
 // ---- Drawing --------------------------------------------------------------------------------------------------
 
-function blank() {
-  return Object.assign(document.createElement("canvas"), {width: size, height: size, className: "face"});
-}
+const blank = () => Object.assign(document.createElement("canvas"), {width: size, height: size, className: "face"});
 
 // Paint a face onto a canvas of its size, or enlarge it smoothly onto a larger one.
 function show(canvas, values) {
@@ -192,7 +190,7 @@ function listen() {
 async function begin() {
   document.title = $("title").textContent = content.title;
   const celeba = content.source === "CelebA" ? " CelebA's licence forbids passing them on: don't share this page." : "";
-  $("footer").textContent = `This page holds ${content.faces.codes.length} pictures from ${content.source}.${celeba}`;
+  $("footer").textContent = `This page holds ${content.faces.codes.length} pictures (${content.source}).${celeba}`;
   const {encoder, decoder} = content;
   await ask({networks: {encoder, decoder}});
   addSliders();

@@ -89,6 +89,7 @@ function drawDrawing() {
   mine = image && encode(image);
   $("hint").hidden = !!mine;
   $("near").disabled = !mine;
+  linkDrawing();
   if (mine) {
     trail = [...trail.slice(1 - TRAIL), mine.mean];
     reveal(mine.mean);
@@ -142,12 +143,24 @@ function drawMine(context) {
 
 // Put a test image into the field.
 function take(n) {
-  const image = document.createElement("canvas");
-  show(image, [original(n)], originals.size);
+  show($("original"), [original(n)]);
   Object.assign(ink, {globalCompositeOperation: "copy", imageSmoothingEnabled: false});
-  ink.drawImage(image, 0, 0, FIELD, FIELD);
+  ink.drawImage($("original"), 0, 0, FIELD, FIELD);
   trail = [];
   later(drawDrawing);
+}
+
+// The other page takes the drawing from the address's fragment, a PNG.
+function linkDrawing() {
+  if (!content.other) return;
+  $("other").textContent = `${mine ? "Take this drawing to" : "See"} the ${content.prior ? "autoencoder" : "VAE"}'s map`;
+  $("other").href = `${encodeURIComponent(content.other)}#${mine ? $("ink").toDataURL().split(",")[1] : ""}`;
+}
+
+async function receiveDrawing() {
+  if (!location.hash) return;
+  const image = Object.assign(new Image(), {src: `data:image/png;base64,${location.hash.slice(1)}`});
+  await image.decode().then(() => ink.drawImage(image, 0, 0), () => {});  // nothing, if it isn't a drawing
 }
 
 function listenToField(field) {
