@@ -1,437 +1,320 @@
-"""The README's claims, measured and drawn.
+"""What autoencoders and VAEs are good for: five claims, measured on models that differ in one thing.
 
-python tests/measure/claims.py digits      the tables and figures of MNIST
-python tests/measure/claims.py faces       those of faces (--faces as in vanilla_vae_celeba.py)
+python tests/measure/claims.py digits                  the tables and figures of MNIST
+python tests/measure/claims.py faces --faces PATH      those of faces
 
-The models are those of the scripts, with default flags except --latent-dim, --noise and --ae. A finished run in
-runs/SCRIPT is used if it is the one needed; others are trained once, in runs/claims.
+The models are made by the scripts' own `fit`, each with several seeds, and kept in RESULTS/models. PCA is beside both.
 """
 
-import itertools
-import statistics
-import sys
+import copy
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from types import ModuleType
 
+import laboratory as lab
+import numpy as np
 import torch
+from matplotlib.patches import Circle
+from scipy.ndimage import median_filter
+from scores import frechet_distance, linear_accuracy, log_likelihood, precision_recall
+from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+import vanilla_ae
+import vanilla_vae_celeba
+import vanilla_vae_mnist
+from common import cli, files, training
+from common.data.batches import add_noise, binarized, to_float
+from common.data.celeba import load_faces
+from common.data.digits import Digits, load_digits
+from common.figures import maps, sheets
+from common.latent import fit_gaussian
+from common.metrics import active_units, knn_accuracy, psnr
 
-from measure.scores import PrincipalComponents, frechet_distance, linear_accuracy  # noqa: E402
-
-import vanilla_ae  # noqa: E402
-import vanilla_vae_celeba  # noqa: E402
-import vanilla_vae_mnist  # noqa: E402
-from common import cli, files, training  # noqa: E402
-from common.data.digits import Digits, load_digits  # noqa: E402
-from common.data.faces import TEST, TRAIN, Faces, load_faces  # noqa: E402
-from common.data.tensors import gather, select, shuffled_batches, stream_seed, to_float  # noqa: E402
-from common.errors import UserError  # noqa: E402
-from common.figures import digits as digit_figures  # noqa: E402
-from common.figures import faces as face_figures  # noqa: E402
-from common.figures import sheets  # noqa: E402
-from common.latent import fit_gaussian, walk  # noqa: E402
-from common.metrics import knn_accuracy  # noqa: E402
-from common.training import checkpoint  # noqa: E402
-from common.training.device import choose_device  # noqa: E402
-from common.training.optimizer import one_cycle  # noqa: E402
-
-DIMENSIONS = (2, 8, 32)
+EPOCHS = {"digits": 10, "faces": 8}
+SIZES, SHOWN = (2, 4, 8, 16, 32), (2, 8, 32)  # of the codes, in the figure and in the tables
+LIKELIHOOD_SIZES = (2, 20)
+IMAGES, SAMPLES = 1000, 5000  # for log p(x)
+BETAS = (0, 0.1, 1, 4, 20)
 LABELS = (100, 1000, 60_000)
-SEEDS = 5  # draws of samples, of pairs and of labelled images
-CONFIDENT = 0.9
-FIGURE_DIMENSIONS = 8  # of the models in the figures of digits
-FACE_PAIRS = 4
-FEATURES = 128  # size of the classifiers' penultimate layer
+NOISE = 0.5
+ROW = 10  # pictures in a row of a figure
+WAYS = ("reconstructions", "midpoints", "midpoints on the sphere", "N(0, I)", "N(0, I), scaled", "fitted Gaussian")
 
 
-@dataclass(frozen=True)
 class Model:
-    """A trained model: `encode` (N, C, S, S), uint8 or in [0, 1] -> (N, D), a VAE's means; `decode` -> in [0, 1]."""
+    """A model of images (N, C, S, S), applied to any number of them.
 
-    encode: Callable[[Tensor], Tensor]
-    decode: Callable[[Tensor], Tensor]
-
-
-class Classifier(nn.Module):
-    """(B, C, S, S) in [0, 1] -> `outputs` logits: a small convolutional network whose features are compared."""
-
-    def __init__(self, channels: int, size: int, outputs: int):
-        super().__init__()
-        layers, side = [], size
-        for inputs, filters in itertools.pairwise((channels, 32, 64, 128)):
-            layers += [nn.Conv2d(inputs, filters, 5, stride=2, padding=2), nn.BatchNorm2d(filters), nn.ReLU()]
-            side = (side + 1) // 2
-        self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * side**2, FEATURES), nn.ReLU())
-        self.head = nn.Linear(FEATURES, outputs)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images))
-
-
-def shifted(images: Tensor, most: int) -> Tensor:
-    """`images` (B, C, S, S) moved together by up to `most` pixels each way, for a classifier's training."""
-    down, right = torch.randint(-most, most + 1, (2,)).tolist()
-    return images.roll((down, right), dims=(2, 3))
-
-
-def trained_classifier(
-    images: Tensor, targets: Tensor, epochs: int, device: torch.device, path: Path, batch_size: int = 256
-) -> Classifier:
-    """A classifier of `images` (N, C, S, S) uint8: of classes for targets (N,), of attributes for (N, A) bool.
-
-    It is kept at `path`, and read from there if it was trained on the same images and targets.
+    encode: images, uint8 or in [0, 1] -> the mean and the standard deviation of the codes (N, D).
+    decode: codes -> images in [0, 1]. prior: whether the codes have deviations and the prior N(0, I), as a VAE's.
     """
-    single = targets.ndim == 1
-    outputs = int(targets.max()) + 1 if single else targets.shape[1]
-    data = {"images": list(images.shape), "sum": int(images.sum()), "targets": int(targets.sum())}
-    arguments = data | {"outputs": outputs, "epochs": epochs}
-    torch.manual_seed(0)
-    model = Classifier(images.shape[1], images.shape[-1], outputs).to(device)
-    if path.exists():
-        state = checkpoint.load(path)
-        if state["arguments"] == arguments:
-            load(model, state, path)
-            return model.eval()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, fused=True)
-    images, targets = training.on_device(images, device), targets.to(device)
-    steps = epochs * -(-len(images) // batch_size)
-    done = 0
-    for epoch in range(epochs):
-        for index in shuffled_batches(len(images), batch_size, stream_seed("classifier", epoch), images.device):
-            optimizer.param_groups[0]["lr"] = 2e-3 * one_cycle((done + 0.5) / steps)
-            batch, answer = shifted(to_float(gather(images, index).to(device)), 2), targets[index.to(device)]
-            logits = model(batch)
-            if single:
-                loss = F.cross_entropy(logits, answer)
-            else:
-                loss = F.binary_cross_entropy_with_logits(logits, answer.float())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            done += 1
-        print(f"classifier: epoch {epoch + 1}/{epochs}, loss {loss.item():.3f}", flush=True)
-    state = {"script": "claims", "arguments": arguments, "data": "", "precision": "fp32", "epoch": epochs}
-    checkpoint.save(path, state | {"model": model.state_dict(), "optimizer": [], "history": []})
-    return model.eval()
+
+    def __init__(self, encode: Callable, decode: Callable, where: torch.device, prior: bool = False):
+        def codes(images: Tensor) -> tuple[Tensor, Tensor]:
+            found = encode(images)
+            mean = found[0] if isinstance(found, tuple) else found
+            return mean, torch.exp(0.5 * found[1]) if prior else torch.zeros_like(mean)
+
+        self.encode, self.prior = training.batched(codes, where), prior
+        self.decode = training.batched(lambda latent: decode(latent).clamp(0, 1), where)
+
+    def mse(self, images: Tensor) -> float:
+        return (self.decode(self.encode(images)[0]) - to_float(images)).square().mean().item()
 
 
-def load(model: nn.Module, state: dict, path: Path) -> None:
-    """Fill `model` from a checkpoint. Raises UserError if it is of another architecture."""
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise UserError(f"{path} doesn't fit this version of the model: remove it and run again") from error
+def model_of(network: nn.Module, prior: bool) -> Model:
+    """A network with the scripts' interface, of digits if its images have a single channel."""
+
+    def decode(latent: Tensor) -> Tensor:
+        images = network.decode(latent)
+        return images.sigmoid() if images.shape[1] == 1 else images
+
+    return Model(network.encode, decode, next(network.parameters()).device, prior)
 
 
-def finished_run(
-    script: ModuleType, choices: Sequence[str], args: Namespace, faces: str | None = None
-) -> tuple[dict, Path]:
-    """The checkpoint of `script` with the flags `choices`, and its path; trained first if absent.
-
-    `faces` is the script's description of its pictures.
-    """
-    if args.epochs:
-        choices = [*choices, "--epochs", str(args.epochs)]
-    if args.limit:
-        choices = [*choices, "--limit", str(args.limit)]
-    folder = args.runs_dir / "claims" / "_".join([script.SCRIPT, *(word.lstrip("-") for word in choices)])
-    flags = [*choices, *(["--faces", args.faces] if faces and args.faces else []), "--device", args.device]
-    flags += ["--data-dir", str(args.data_dir), "--run-dir", str(folder), "--images-dir", str(folder / "images")]
-    wanted = script.parse_args(flags)
-    arguments = training.Run(script.SCRIPT, wanted, torch.device("cpu")).arguments
-    description = (script.SCRIPT, arguments, faces or "", wanted.epochs)
-    own, ours = args.runs_dir / script.SCRIPT / "checkpoint.pt", folder / "checkpoint.pt"
-    for path in (own, ours):
-        if path.exists():
-            state = checkpoint.load(path)
-            if (state["script"], state["arguments"], state["data"], state["epoch"]) == description:
-                return state, path
-    print(f"python {script.SCRIPT}.py {' '.join(flags)}", flush=True)
-    script.main([*flags, *(["--resume"] if ours.exists() else [])])
-    return checkpoint.load(ours), ours
-
-
-def digit_model(kind: str, dimensions: int, args: Namespace, device: torch.device, noise: float = 0.0) -> Model:
-    """The autoencoder ("AE") or the VAE on MNIST with a latent space of that many dimensions."""
-    script = vanilla_ae if kind == "AE" else vanilla_vae_mnist
-    choices = ["--latent-dim", str(dimensions), *(["--noise", str(noise)] if noise else [])]
-    state, path = finished_run(script, choices, args)
-    network = (vanilla_ae.Autoencoder if kind == "AE" else vanilla_vae_mnist.VariationalAutoencoder)(dimensions)
-    load(network, state, path)
-    network = network.to(device).eval()
-
-    if kind == "AE":
-        return Model(training.batched(network.encode, device), training.batched(network.decode, device))
-    return Model(
-        training.batched(lambda images: network.encode(images)[0], device),
-        training.batched(lambda latent: network.decode(latent).sigmoid(), device),
+def principal_components(images: Tensor, most: int, where: torch.device) -> Callable[[int], Model]:
+    """PCA of images (N, C, S, S) uint8, with any number of components up to `most`."""
+    pca = PCA(min(most, len(images)), random_state=0).fit(to_float(images).flatten(1).numpy())
+    mean, basis = torch.from_numpy(pca.mean_).to(where), torch.from_numpy(pca.components_).to(where)
+    return lambda dimensions: Model(
+        lambda images: (images.flatten(1) - mean) @ basis[:dimensions].T,
+        lambda latent: (mean + latent @ basis[:dimensions]).unflatten(1, images.shape[1:]),
+        where,
     )
 
 
-def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table in Markdown, as the README shows it."""
-    print(f"\n**{title}**\n\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
-    for row in rows:
-        print(f"| {' | '.join(map(str, row))} |")
-    print(flush=True)
+def codes_to_decode(model: Model, train: Tensor, test: Tensor, seed: int) -> dict[str, Tensor]:
+    """Latent points (N, D) for each of the WAYS to make an image, as many as `test` has images.
 
-
-def with_spread(values: Sequence[float], digits: int) -> str:
-    """The mean over the seeds, and their standard deviation."""
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}"
-
-
-def generators() -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in range(SEEDS)]
-
-
-def ways_of_drawing(train_codes: Tensor, codes: Tensor) -> dict[str, list[Tensor]]:
-    """Latent points (N, D), as many as `codes`, of each way to make new images; one draw per seed if random."""
-    mean, factor = fit_gaussian(train_codes)
-    found: dict[str, list[Tensor]] = {"reconstructions": [codes], "N(0, I)": [], "fitted Gaussian": [], "midpoints": []}
-    for generator in generators():
-        noise = torch.randn(codes.shape, generator=generator)
-        partner = codes[torch.randperm(len(codes), generator=generator)]
-        found["N(0, I)"].append(noise)
-        found["fitted Gaussian"].append(mean + noise @ factor.T)
-        found["midpoints"].append((codes + partner) / 2)
-    return found
-
-
-def realism(
-    models: dict[str, Model],
-    codes: dict[str, tuple[Tensor, Tensor]],
-    classifier: Classifier,
-    train: Tensor,
-    test: Tensor,
-    device: torch.device,
-    confident: bool,
-) -> tuple[list[str], list[list[str]], dict]:
-    """Fréchet distances to the test images of reconstructions, samples and midpoints of random pairs.
-
-    `codes` are those of the train and the test images; `confident` adds the share of images that the classifier
-    assigns to one class with more than 90%. Returns a header, rows for a table, and the numbers.
+    The fitted Gaussian has the mean and covariance of samples of q(z|x) over the training images; "scaled" takes their
+    mean and variances alone. Midpoints are those of the codes of two random test images. With many dimensions, they are
+    shorter than codes; those on the sphere have the mean of both lengths (nearly White 2016, "Sampling Generative
+    Networks"), and are left out where no prior puts the codes on a sphere.
     """
-
-    def judge(images: Tensor) -> list[float]:
-        features = training.batched(classifier.features, device)(images)
-        found = [frechet_distance(features, reference)]
-        if confident:
-            sure = training.batched(classifier.head, device)(features).softmax(dim=1).max(dim=1).values > CONFIDENT
-            found.append(sure.double().mean().item())
-        return found
-
-    reference = training.batched(classifier.features, device)(test)
-    some = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: len(test)]]
-    numbers: dict = {"train images": {"real": [judge(some)]}, "test images": {"real": [judge(test)]}}
-    for name, model in models.items():
-        ways = ways_of_drawing(*codes[name])
-        numbers[name] = {way: [judge(model.decode(points)) for points in draws] for way, draws in ways.items()}
-    ways = ("reconstructions", "midpoints", "N(0, I)", "fitted Gaussian")
-    rows = [[name, *(cell(numbers[name][way]) for way in ways)] for name in models]
-    rows.append([f"{len(some):,} training images", cell(numbers["train images"]["real"]), "", "", ""])
-    return ["", *ways], rows, numbers
+    generator = torch.Generator().manual_seed(seed)
+    codes, (means, deviations) = model.encode(test)[0], model.encode(train)
+    posterior = means + deviations * torch.randn(means.shape, generator=generator)
+    mean, factor = fit_gaussian(posterior)
+    noise = torch.randn(codes.shape, generator=generator)
+    partners = codes[torch.randperm(len(codes), generator=generator)]
+    middle, lengths = (codes + partners) / 2, (codes.norm(dim=1) + partners.norm(dim=1)) / 2
+    on_sphere = middle * (lengths / middle.norm(dim=1).clamp(min=1e-6))[:, None]
+    points = (codes, middle, on_sphere, noise, mean + noise * posterior.std(dim=0), mean + noise @ factor.T)
+    return {way: part for way, part in zip(WAYS, points, strict=True) if model.prior or part is not on_sphere}
 
 
-def cell(found: list[list[float]]) -> str:
-    """The distances of several draws, and the share of sure answers, if there is one."""
-    distances, *shares = zip(*found, strict=True)
-    return with_spread(distances, 1) + "".join(f" ({statistics.mean(share):.0%})" for share in shares)
+class Judge:
+    """Compares images with the test images, by features."""
+
+    def __init__(self, features: Callable[[Tensor], Tensor], test: Tensor):
+        self.features, self.real = features, features(test)
+
+    def __call__(self, images: Tensor, name: str) -> dict[str, float]:
+        found = self.features(images)
+        precision, recall = precision_recall(self.real, found)
+        scores = {f"{name}: frechet": frechet_distance(self.real, found)}
+        return scores | {f"{name}: precision": precision, f"{name}: recall": recall}
+
+    def all_ways(self, model: Model, train: Tensor, test: Tensor, seed: int) -> dict[str, float]:
+        ways = codes_to_decode(model, train, test, seed).items()
+        return {name: value for way, points in ways for name, value in self(model.decode(points), way).items()}
+
+    def training_images(self, train: Tensor, seed: int) -> dict[str, float]:
+        """As many of them as there are test images, for scale."""
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+        return self(train[order[: len(self.real)]], WAYS[0])
+
+
+def realism(results: lab.Results, reference: str, models: Sequence[str]) -> None:
+    """Tables of Fréchet distances, precision and recall of all ways to make an image."""
+    for score, title, form in (
+        ("frechet", "Fréchet distance to the test images (lower is better)", ".1f"),
+        ("precision", "Precision: the share of images that lie among the test images", ".3f"),
+        ("recall", "Recall: the share of test images that lie among these images", ".3f"),
+    ):
+        columns = {f"{way}: {score}": (way, form) for way in WAYS}
+        results.table(f"{title}, by the features of {reference}", [*models, "training images"], columns)
 
 
 def claims_of_digits(args: Namespace) -> None:
-    device = choose_device(args.device)
-    train, test = load_digits("MNIST", args.data_dir)
-    models = {
-        f"{kind}, {dimensions}": digit_model(kind, dimensions, args, device)
-        for dimensions in DIMENSIONS
-        for kind in ("AE", "VAE")
+    train, test = (part.first(args.limit) for part in load_digits("MNIST", args.data_dir))
+    results = lab.Results(f"{args.epochs} epochs, {args.seeds} seeds, {args.precision}; {lab.machine(args)}")
+    features, reference = lab.features(train, test, args)
+    judge, components = Judge(features, test.images), principal_components(train.images, max(SIZES), args.where)
+    for seed in range(args.seeds):
+        pixels = to_float(train.images).flatten(1), to_float(test.images).flatten(1)
+        results.add("pixels, 784", accuracies(*pixels, train, test, seed))
+        results.add("training images", judge.training_images(train.images, seed))
+        for dimensions in SIZES:
+            for kind, script in {"PCA": None, "AE": vanilla_ae, "VAE": vanilla_vae_mnist}.items():
+                model = components(dimensions)
+                if script:
+                    network = lab.trained(script, [train], args, seed=seed, latent_dim=dimensions)
+                    model = model_of(network, kind == "VAE")
+                scores = {"mse": model.mse(test.images)}
+                if dimensions in SHOWN:
+                    codes = model.encode(train.images)[0], model.encode(test.images)[0]
+                    scores |= accuracies(*codes, train, test, seed)
+                    scores |= judge.all_ways(model, train.images, test.images, seed)
+                results.add(f"{kind}, {dimensions}", scores)
+
+    shown = [f"{kind}, {dimensions}" for dimensions in SHOWN for kind in ("PCA", "AE", "VAE")]
+    columns = {"mse": ("MSE", ".4f"), "knn": ("5 nearest neighbours", ".1%")}
+    columns |= {f"linear, {count}": (f"linear, {count:,} labels", ".1%") for count in LABELS}
+    title = "Dimensionality reduction and feature extraction: test MSE, and test accuracy of classifiers of the codes"
+    results.table(title, [*shown, "pixels, 784"], columns)
+    likelihoods(train, test, results, args)
+    denoising(train, test, results, args)
+    realism(results, reference, shown)
+    files.write_json(args.results / "claims_digits.json", vars(results))
+    figures = sheets.Figures(train.name, args.images_dir, "claims")
+    draw_sizes(results, figures)
+    draw_betas(train, test, figures, args)
+
+
+def accuracies(codes: Tensor, test_codes: Tensor, train: Digits, test: Digits, seed: int) -> dict[str, float]:
+    """Test accuracies of 5 nearest neighbours, and of linear classifiers with some of the labels."""
+    scores = {"knn": knn_accuracy(codes, train.labels, test_codes, test.labels)}
+    order = torch.randperm(len(codes), generator=torch.Generator().manual_seed(seed))
+    for count in LABELS:
+        few = order[:count]
+        scores[f"linear, {count}"] = linear_accuracy(codes[few], train.labels[few], test_codes, test.labels)
+    return scores
+
+
+def likelihoods(train: Digits, test: Digits, results: lab.Results, args: Namespace) -> None:
+    """-ELBO and -log p(x) of black-and-white test digits, in nats per image; draws the KL of each dimension."""
+    count, samples = (50, 100) if args.quick else (IMAGES, SAMPLES)
+    black_and_white = binarized(test.images, training.EVALUATION_SEED)
+    # The gap between both differs less from image to image than they do, so that fewer images suffice for it.
+    some = to_float(black_and_white[:: len(test.images) // count]).to(args.where)
+    for dimensions in LIKELIHOOD_SIZES:
+        for seed in range(args.seeds):
+            network = lab.trained(vanilla_vae_mnist, [train], args, seed=seed, latent_dim=dimensions)
+            terms = training.evaluate(network, vanilla_vae_mnist.loss, black_and_white)
+            log_p, elbo, sizes = log_likelihood(network, some, samples)
+            mean, log_variance = training.batched(network.encode, args.where)(test.images)
+            scores = {"neg_elbo": terms["neg_elbo"], "nll": terms["neg_elbo"] - (log_p - elbo).mean().item()}
+            scores |= {"error": ((log_p - elbo).std() / len(some) ** 0.5).item(), "size": sizes.median().item()}
+            results.add(f"{dimensions} dimensions", scores | {"kl": terms["kl"], "active": active_units(mean)})
+    columns = {"neg_elbo": ("-ELBO", ".2f"), "nll": ("-log p(x)", ".2f"), "error": ("standard error of the gap", ".2f")}
+    columns |= {"size": ("effective samples, median", ".0f"), "kl": ("KL", ".2f"), "active": ("active units", ".1f")}
+    title = f"VAE: nats per image of the {len(test.images):,} test digits, each pixel drawn black or white once"
+    title += f"; the gap of the bound by {samples:,} samples for each of {len(some):,} digits"
+    results.table(title, [f"{dimensions} dimensions" for dimensions in LIKELIHOOD_SIZES], columns)
+
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean(dim=0)  # of the last model
+    sheets.Figures(f"VAE on {test.name}, {len(kl)} dimensions", args.images_dir, "claims").kl_per_dimension(kl=kl)
+
+
+class WideAutoencoder(vanilla_ae.Autoencoder):
+    """The autoencoder's layers without its bottleneck: all have 512 outputs, which hold nearly all of a digit."""
+
+    def __init__(self, latent_dim: int):
+        super().__init__(latent_dim)
+        for part in (self.encoder, self.decoder):
+            for place, layer in enumerate(part):
+                if hasattr(layer, "weight"):
+                    part[place] = type(layer)(*(784 if size == 784 else 512 for size in layer.weight.shape[::-1]))
+
+
+def denoising(train: Digits, test: Digits, results: lab.Results, args: Namespace) -> None:
+    """The peak signal-to-noise ratio of noisy digits, of filters, and of networks that were trained to restore them."""
+    clean, targets = to_float(test.images), to_float(train.images)
+    noisy, examples = (add_noise(part, NOISE, torch.Generator().manual_seed(len(part))) for part in (clean, targets))
+    linear = Ridge().fit(examples.flatten(1).numpy(), targets.flatten(1).numpy())
+    filters = {"noisy": noisy.numpy(), "linear (ridge regression)": linear.predict(noisy.flatten(1).numpy())}
+    filters["3x3 median"] = median_filter(noisy.numpy(), size=(1, 1, 3, 3), mode="mirror")
+    for name, restored in filters.items():
+        results.add(name, {"psnr": psnr(torch.from_numpy(restored).clamp(0, 1).view_as(clean), clean)})
+    wide = [(vanilla_ae, "Autoencoder", WideAutoencoder)]
+    # At the script's learning rate, so wide a network learns nothing but the mean image.
+    networks = {
+        "autoencoder, 32": ({"latent_dim": 32}, []),
+        "its layers, all 512 wide": ({"latent_dim": 512, "lr": 1e-3}, wide),
     }
-    denoiser = digit_model("AE", max(DIMENSIONS), args, device, noise=args.noise)
-    pixels = [to_float(split.images).flatten(1) for split in (train, test)]
-    codes = {name: (model.encode(train.images), model.encode(test.images)) for name, model in models.items()}
-    decoded = {name: model.decode(codes[name][1]).flatten(1) for name, model in models.items()}
-    principal = PrincipalComponents.fit(pixels[0], max(DIMENSIONS))
-    for dimensions in DIMENSIONS:
-        name, components = f"PCA, {dimensions}", replace(principal, directions=principal.directions[:, :dimensions])
-        codes[name] = tuple(components.encode(part) for part in pixels)
-        decoded[name] = components.decode(codes[name][1])
-    codes["raw pixels, 784"] = tuple(pixels)
-    results: dict = {}
-
-    rows = []
-    for name in sorted(codes, key=lambda name: int(name.split(", ")[1])):
-        error = (decoded[name] - pixels[1]).square().mean().item() if name in decoded else None
-        accuracy = knn_accuracy(codes[name][0], train.labels, codes[name][1], test.labels)
-        results[name] = {"mse": error, "knn": accuracy, "linear": {}}
-        for count in LABELS:
-            found = []
-            for generator in generators()[: SEEDS if count < len(train.labels) else 1]:
-                chosen = torch.randperm(len(train.labels), generator=generator)[:count]
-                labels = train.labels[chosen]
-                found.append(linear_accuracy(codes[name][0][chosen], labels, codes[name][1], test.labels))
-            results[name]["linear"][count] = found
-        linear = [with_spread([100 * value for value in found], 1) for found in results[name]["linear"].values()]
-        rows.append([name, "" if error is None else f"{error:.4f}", f"{100 * accuracy:.1f}", *linear])
-    table(
-        "Dimensionality reduction and feature extraction: test MSE; test accuracy in % of 5 nearest neighbours and of "
-        f"a linear classifier trained with so many labels (± over {SEEDS} draws of them, one model per row)",
-        ["code, dimensions", "MSE", "5-NN", *(f"{count:,} labels" for count in LABELS)],
-        rows,
-    )
-
-    path = args.images_dir / f"{vanilla_ae.SCRIPT}_denoising.png"
-    results["denoising"] = digit_figures.draw_denoising(
-        test, args.noise, lambda noisy: denoiser.decode(denoiser.encode(noisy)), path
-    )
-    table(
-        f"Denoising: mean PSNR of the test digits in dB, Gaussian noise of standard deviation {args.noise:g}, "
-        "clipped to [0, 1]",
-        ["noisy", "3x3 median filter", f"autoencoder, {max(DIMENSIONS)} dimensions"],
-        [[f"{results['denoising'][name]:.1f}" for name in ("psnr_noisy", "psnr_median", "psnr")]],
-    )
-
-    classifier = trained_classifier(train.images, train.labels, 8, device, args.runs_dir / "claims/digits.pt")
-    answers = training.batched(classifier, device)(test.images).argmax(dim=1)
-    accuracy = (answers == test.labels).double().mean().item()
-    header, rows, results["realism"] = realism(models, codes, classifier, train.images, test.images, device, True)
-    table(
-        f"Realism: Fréchet distance to the {len(test.labels):,} test digits between features of a classifier of "
-        f"{accuracy:.2%} test accuracy, ± over {SEEDS} draws, and the share of images of which it is over "
-        f"{CONFIDENT:.0%} sure",
-        header,
-        rows,
-    )
-    results["classifier_accuracy"] = accuracy
-    files.write_json(args.runs_dir / "claims/digits.json", results)
-    draw_digits(models, codes, test, args.images_dir)
+    for name, (choices, patches) in networks.items():
+        for seed in range(args.seeds):
+            model = model_of(lab.trained(vanilla_ae, [train], args, patches, seed=seed, noise=NOISE, **choices), False)
+            results.add(name, {"psnr": psnr(model.decode(model.encode(noisy)[0]), clean)})
+    title = f"Denoising: mean PSNR of test digits with Gaussian noise of standard deviation {NOISE}, clipped to [0, 1]"
+    results.table(title, [*filters, *networks], {"psnr": ("dB (higher is better)", ".2f")})
 
 
-def draw_samples(models: dict[str, Model], codes: dict[str, Tensor], columns: int, title: str, path: Path) -> None:
-    """Two rows of samples of each model by each sampler; `codes` (N, D) are those of the training images."""
-    rows, names = [], []
-    for name, model in models.items():
-        mean, factor = fit_gaussian(codes[name])
-        noise = torch.randn(2 * columns, len(mean), generator=torch.Generator().manual_seed(face_figures.SAMPLES_SEED))
-        for way, points in (("N(0, I)", noise), ("fitted Gaussian", mean + noise @ factor.T)):
-            rows.append(model.decode(points).unflatten(0, (2, columns)))
-            names += [f"{name}\n{way}", ""]
-    sheet = torch.cat(rows)
-    sheet = sheet[:, :, 0] if sheet.shape[2] == 1 else sheet.movedim(2, -1)
-    sheets.save(sheets.pictures(sheet.numpy(), title, names=names), path)
+def draw_sizes(results: lab.Results, figures: sheets.Figures) -> None:
+    """The error over the size of the code."""
+    with figures.drawing("sizes", None, "test error over the size of the code", (sheets.WIDTH, 4.2)) as axes:
+        for kind in ("PCA", "AE", "VAE"):
+            values = np.array([results.found[f"{kind}, {dimensions}"]["mse"] for dimensions in SIZES])
+            axes.errorbar(SIZES, values.mean(axis=1), values.std(axis=1), marker="o", capsize=3, label=kind)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(SIZES, SIZES)
+        axes.set(xlabel="latent dimensions", ylabel="mean squared error of the pixels", ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend()
 
 
-def draw_digits(models: dict[str, Model], codes: dict[str, tuple[Tensor, Tensor]], test: Digits, folder: Path) -> None:
-    """Samples of both models by both samplers; the same pairs through both."""
-    kinds = {kind: f"{kind}, {FIGURE_DIMENSIONS}" for kind in ("AE", "VAE")}
-    title = f"Digits decoded from the same random draws, latent spaces of {FIGURE_DIMENSIONS} dimensions"
-    chosen = {kind: models[name] for kind, name in kinds.items()}
-    train_codes = {kind: codes[name][0] for kind, name in kinds.items()}
-    draw_samples(chosen, train_codes, 20, title, folder / "claims_samples.png")
-
-    shown = digit_figures.first_of_each_class(test, 1)
-    originals, rows, names = to_float(test.images), [], []
-    for first, second in digit_figures.PAIRS:
-        for kind, name in kinds.items():
-            row = walk(originals, codes[name][1], models[name].decode, shown[first], shown[second], digit_figures.STEPS)
-            rows.append(row[:, 0])
-            names.append(kind)
-    title = f"The first digits of two classes, and those between them: AE and VAE, {FIGURE_DIMENSIONS} dimensions"
-    sheet = sheets.pictures(torch.stack(rows).numpy(), title, sheets.walk_columns(digit_figures.STEPS), names)
-    sheets.save(sheet, folder / "claims_interpolation.png")
-
-
-def face_model(plain: bool, faces: Faces, args: Namespace, device: torch.device) -> Model:
-    """The face script's VAE with its default flags, or with --ae."""
-    script = vanilla_vae_celeba
-    state, path = finished_run(script, ["--ae"] if plain else [], args, faces.description)
-    network = script.VariationalAutoencoder(script.LATENT_DIM, faces.images.shape[-1])
-    load(network, state, path)
-    network = network.to(device, memory_format=training.memory_format(device)).eval()
-    return Model(
-        training.batched(lambda images: network.encode(images)[0], device),
-        training.batched(lambda latent: network.decode(latent).clamp(0, 1), device),
-    )
-
-
-def labelled_faces(args: Namespace) -> Faces:
-    """The pictures of --faces. Raises UserError if they have no attributes to train a classifier with."""
-    faces = load_faces(args.faces, args.data_dir)
-    if faces.attributes is None:
-        raise UserError(f"{faces.source} has no attributes to train a classifier with: add list_attr_celeba.txt")
-    return faces
+def draw_betas(train: Digits, test: Digits, figures: sheets.Figures, args: Namespace) -> None:
+    """The row from AE to VAE: for each beta the map of the test digits and, under it, samples from N(0, I)."""
+    noise = torch.randn(ROW, 2, generator=torch.Generator().manual_seed(0))
+    colours = np.array(maps.PALETTE)[test.labels]
+    what = "from AE to VAE, codes of the test digits, and samples from N(0, I)"
+    layout = {"nrows": 2, "ncols": len(BETAS), "height_ratios": (2, 1)}
+    with figures.drawing("betas", None, what, (sheets.WIDTH, 3.7), **layout) as panels:
+        for (top, bottom), beta in zip(panels.T, BETAS, strict=True):
+            choices = {"latent_dim": 2} | ({} if beta == 1 else {"beta": beta})
+            model = model_of(lab.trained(vanilla_vae_mnist, [train], args, seed=0, **choices), True)
+            top.scatter(*model.encode(test.images)[0].T, c=colours, s=1, linewidths=0)
+            top.add_patch(Circle((0, 0), 2, fill=False, linestyle="--"))
+            top.set(title=f"beta {beta:g}", aspect="equal", adjustable="datalim", xticks=[], yticks=[])
+            sheets.show(bottom, model.decode(noise)[:, 0].unflatten(0, (2, ROW // 2)).numpy())
+        bottom.figure.supxlabel("dashed: two standard deviations of N(0, I); a colour for each class", fontsize=9)
 
 
 def claims_of_faces(args: Namespace) -> None:
-    """Raises UserError if the pictures have no attributes, or if there are too few to test with."""
-    device = choose_device(args.device)
-    faces = labelled_faces(args)
-    train, test = (select(faces.images, faces.split == part) for part in (TRAIN, TEST))
-    if len(test) < FEATURES:
-        raise UserError(f"{len(test)} test faces in {faces.source} are too few: at least {FEATURES} are needed")
-    models = {
-        "AE": face_model(True, faces, args, device),
-        "VAE": face_model(False, faces, args, device),
-    }
-    codes = {name: (model.encode(train), model.encode(test)) for name, model in models.items()}
-    path = args.runs_dir / "claims/faces.pt"
-    classifier = trained_classifier(train, faces.attributes[faces.split == TRAIN], 10, device, path, batch_size=128)
-    truth = faces.attributes[faces.split == TEST]
-    accuracy = ((training.batched(classifier, device)(test) > 0) == truth).double().mean().item()
-    usual = torch.maximum(truth.double().mean(dim=0), 1 - truth.double().mean(dim=0)).mean().item()
-    header, rows, numbers = realism(models, codes, classifier, train, test, device, False)
-    table(
-        f"Realism: Fréchet distance to the {len(test):,} test faces of {faces.source} between features of a classifier "
-        f"of {truth.shape[1]} attributes (test accuracy {accuracy:.1%}; always guessing the majority: {usual:.1%}), "
-        f"± over {SEEDS} draws",
-        header,
-        rows,
-    )
-    files.write_json(args.runs_dir / "claims/faces.json", {"realism": numbers, "classifier_accuracy": accuracy})
+    train, valid, test = (part.first(args.limit) for part in load_faces(args.faces, args.data_dir))
+    script, dimensions = vanilla_vae_celeba, vanilla_vae_celeba.DEFAULTS["latent_dim"]
+    results = lab.Results(f"{train.description}, {args.epochs} epochs, {args.seeds} seeds; {lab.machine(args)}")
+    features, reference = lab.features(train, test, args)
+    judge = Judge(features, test.images)
+    models = {"PCA": principal_components(train.images, dimensions, args.where)(dimensions)}
+    # The script takes this step for the VAE alone; here, both are compared before and after it.
+    as_trained = [(script, "standardize", lambda *_: None)]
+    for seed in range(args.seeds):
+        results.add("training images", judge.training_images(train.images, seed))
+        for kind, choices in {"PCA": None, "AE": {"ae": True}, "VAE": {}}.items():
+            scores = {}
+            if choices is not None:
+                network = lab.trained(script, [train, valid], args, as_trained, seed=seed, **choices)
+                models[kind] = model_of(network, kind == "VAE")
+            if kind == "VAE":
+                scores = training.evaluate(network, script.loss, test.images)
+                scores["active"] = active_units(models[kind].encode(test.images)[0])
+                scaled = copy.deepcopy(network)
+                script.standardize(scaled, *training.batched(scaled.encode, args.where)(train.images))
+                scores["scaled"] = training.evaluate(scaled, script.loss, test.images)["neg_elbo"]
+            scores["mse"] = models[kind].mse(test.images)
+            results.add(kind, scores | judge.all_ways(models[kind], train.images, test.images, seed))
+    columns = {"mse": ("MSE", ".5f"), "neg_elbo": ("-ELBO (nats)", ".1f"), "scaled": ("-ELBO, scaled", ".1f")}
+    columns |= {"kl": ("KL (nats)", ".1f"), "active": ("active units", ".1f")}
+    results.table(f"Faces, {dimensions} dimensions, test scores", [*models], columns)
+    realism(results, reference, [*models])
+    files.write_json(args.results / "claims_faces.json", vars(results))
 
-    title = f"Faces decoded from the same random draws: autoencoder and VAE on {faces.source}"
-    path = args.images_dir / "claims_face_samples.png"
-    draw_samples(models, {name: codes[name][0] for name in models}, 12, title, path)
-    originals, rows, names = to_float(test[: 2 * FACE_PAIRS]), [], []
-    for first in range(0, 2 * FACE_PAIRS, 2):
-        for name, model in models.items():
-            rows.append(walk(originals, codes[name][1], model.decode, first, first + 1, face_figures.STEPS))
-            names.append(name)
-    title = f"The first test faces in pairs, and the faces between them: autoencoder and VAE on {faces.source}"
-    sheet = torch.stack(rows).movedim(2, -1).numpy()
-    sheets.save(
-        sheets.pictures(sheet, title, sheets.walk_columns(face_figures.STEPS), names), args.images_dir / "5.png"
-    )
+    rows, names = [], []  # of the last models
+    for kind, way in (("AE", WAYS[3]), ("AE", WAYS[4]), ("VAE", WAYS[4])):
+        points = codes_to_decode(models[kind], train.images, test.images, 0)[way][: 2 * ROW]
+        rows.append(models[kind].decode(points).unflatten(0, (2, ROW)))
+        names += [kind if way == WAYS[3] else f"{kind},\nscaled", ""]
+    figures = sheets.Figures(train.source, args.images_dir, "claims")
+    figures.sheet("face_samples", None, "decoded from the same random draws of N(0, I)", torch.cat(rows), names=names)
 
 
-def parse_args(argv: list[str] | None = None) -> Namespace:
-    flags = cli.Parser("python tests/measure/claims.py", description=__doc__.splitlines()[0], formatter_class=cli.Help)
-    add = flags.add_argument
-    add("data", choices=("digits", "faces"), help="which claims")
-    add("--faces", metavar="PATH", help="a zip or folder of pictures, or the word drawn, as in vanilla_vae_celeba.py")
-    add("--noise", type=cli.number(float, 0, above=True), default=0.5, help="standard deviation of the noise to remove")
-    add("--epochs", type=cli.positive_int, help="epochs of missing runs (default: each script's own)")
-    add("--limit", type=cli.positive_int, metavar="N", help="train those on the first N images only (a quick try)")
-    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, if any")
-    add("--data-dir", type=Path, default=Path("data"), help="folder of the data sets, downloaded if absent")
-    add("--images-dir", type=Path, default=Path("images"), help="folder for the figures")
-    add("--runs-dir", type=Path, default=Path("runs"), help="folder for the runs")
-    return flags.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    files.check_writable(args.images_dir)
-    files.check_writable(args.runs_dir / "claims")
-    (claims_of_digits if args.data == "digits" else claims_of_faces)(args)
+def main(argv: Sequence[str] = ()) -> None:
+    args = lab.parser("claims.py", __doc__, [*EPOCHS]).parse_args(argv)
+    args.epochs = args.epochs or EPOCHS[args.command]
+    lab.prepare(args)
+    {"digits": claims_of_digits, "faces": claims_of_faces}[args.command](args)
 
 
 if __name__ == "__main__":

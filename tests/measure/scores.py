@@ -1,57 +1,13 @@
-"""Scores that only the measuring programs need: PCA, linear classifiers on codes, Fréchet distances."""
+"""Scores of codes and pictures that only the measuring programs need."""
 
-from dataclasses import dataclass
-
+import numpy as np
 import torch
-from torch import Tensor
+from scipy.linalg import eigh, eigvalsh
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import pairwise_distances_chunked
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor, nn
 from torch.nn import functional as F
-
-
-@dataclass(frozen=True)
-class PrincipalComponents:
-    """The linear autoencoder of least squared error: `mean` (P,), `directions` (P, D) with orthonormal columns."""
-
-    mean: Tensor
-    directions: Tensor
-
-    @staticmethod
-    def fit(inputs: Tensor, dimensions: int) -> "PrincipalComponents":
-        """The `dimensions` directions in which `inputs` (N, P) vary most."""
-        mean = inputs.mean(dim=0)
-        directions = torch.linalg.eigh((inputs - mean).T @ (inputs - mean)).eigenvectors
-        return PrincipalComponents(mean, directions.flip(1)[:, :dimensions])  # largest variance first
-
-    def encode(self, inputs: Tensor) -> Tensor:
-        """(N, P) -> (N, D)."""
-        return (inputs - self.mean) @ self.directions
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """(N, D) -> (N, P)."""
-        return self.mean + latent @ self.directions.T
-
-
-def linear_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
-    """The test accuracy of multinomial logistic regression on features `train` (N, D), `test` (M, D).
-
-    Features are centred and divided by one number, their root mean square. Half the squared weights over N are
-    added to the loss, as much as scikit-learn does by default, so that a hundred labels don't overfit.
-    """
-    mean = train.mean(dim=0)
-    scale = (train - mean).square().mean().sqrt()
-    train, test = (train - mean) / scale, (test - mean) / scale
-    weight = torch.zeros(train.shape[1], int(train_labels.max()) + 1, requires_grad=True)
-    bias = torch.zeros(weight.shape[1], requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
-
-    def objective() -> Tensor:
-        optimizer.zero_grad()
-        penalty = weight.square().sum() / (2 * len(train))
-        value = F.cross_entropy(train @ weight + bias, train_labels) + penalty
-        value.backward()
-        return value
-
-    optimizer.step(objective)
-    return ((test @ weight + bias).argmax(dim=1) == test_labels).double().mean().item()
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
@@ -60,11 +16,63 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Dowson & Landau 1982), which is the FID if the features are
     the Inception network's (Heusel et al. 2017), and a number of its own scale with any other network's.
     """
-    first, second = first.double(), second.double()
-    offset = (first.mean(dim=0) - second.mean(dim=0)).square().sum()
-    covariances = torch.cov(first.T), torch.cov(second.T)
-    variances, directions = torch.linalg.eigh(covariances[0])
-    root = (directions * variances.clamp(min=0).sqrt()) @ directions.T
+    first, second = first.double().numpy(), second.double().numpy()
+    offset = np.square(first.mean(axis=0) - second.mean(axis=0)).sum()
+    covariances = np.cov(first.T), np.cov(second.T)
+    variances, directions = eigh(covariances[0])
+    root = (directions * np.sqrt(variances.clip(min=0))) @ directions.T
     # S1 S2 and root S2 root have the same eigenvalues, and the second is symmetric.
-    cross = torch.linalg.eigvalsh(root @ covariances[1] @ root).clamp(min=0).sqrt().sum()
-    return (offset + covariances[0].trace() + covariances[1].trace() - 2 * cross).item()
+    cross = np.sqrt(eigvalsh(root @ covariances[1] @ root).clip(min=0)).sum()
+    return float(offset + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * cross)
+
+
+def precision_recall(real: Tensor, generated: Tensor, neighbours: int = 3) -> tuple[float, float]:
+    """Which share of the generated features (M, F) lies among the real ones (N, F), and the reverse.
+
+    A point lies among others if it is no farther from one of them than that one's third neighbour is (Kynkäänniemi et
+    al. 2019, "Improved Precision and Recall Metric for Assessing Generative Models"). Precision falls if pictures are
+    unlike real ones, recall if they are too much alike.
+    """
+
+    def share_among(points: np.ndarray, others: np.ndarray) -> float:
+        radii = NearestNeighbors(n_neighbors=neighbours).fit(others).kneighbors()[0][:, -1]
+        inside = [(part <= radii).any(axis=1) for part in pairwise_distances_chunked(points, others, working_memory=64)]
+        return float(np.concatenate(inside).mean())
+
+    real, generated = real.numpy(), generated.numpy()
+    return share_among(generated, real), share_among(real, generated)
+
+
+def linear_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
+    """The test accuracy of logistic regression on features (N, D), (M, D).
+
+    The features are centred and divided by a single number, so that unused dimensions stay small.
+    """
+    mean = train.mean(dim=0)
+    scale = (train - mean).square().mean().sqrt()
+    train, test = (((part - mean) / scale).double().numpy() for part in (train, test))
+    fitted = LogisticRegression(max_iter=1000, tol=1e-3).fit(train, train_labels.numpy())
+    return fitted.score(test, test_labels.numpy())
+
+
+@torch.inference_mode()
+def log_likelihood(model: nn.Module, images: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
+    """log p(x) of black-and-white `images` (N, 1, 28, 28), 0 or 1, under a VAE, by importance sampling; in nats, (N,).
+
+    The importance-weighted bound of Burda et al. 2016 with so many samples of q(z|x), which `model.encode` gives by
+    mean and log-variance; `model.decode` gives logits. Also returns the ELBO, averaged over the same samples, and the
+    effective sample size (Kong 1992), from 1 to `samples`: if it is small, the bound is loose.
+    """
+    generator, found = torch.Generator(images.device).manual_seed(0), []
+    for image in images.split(1):
+        mean, log_variance = model.encode(image)
+        noise = torch.randn(samples, mean.shape[1], generator=generator, device=mean.device)
+        latent = mean + noise * torch.exp(0.5 * log_variance)
+        log_prior_to_posterior = 0.5 * (noise.square() - latent.square() + log_variance).sum(dim=1)
+        # The cross-entropy of outcomes that are 0 or 1.
+        recon = F.softplus((1 - 2 * image) * model.decode(latent)).flatten(1).sum(dim=1)
+        log_weights = (log_prior_to_posterior - recon).double()
+        total = log_weights.logsumexp(dim=0)
+        sizes = torch.exp(2 * total - (2 * log_weights).logsumexp(dim=0))
+        found.append(torch.stack([total - np.log(samples), log_weights.mean(), sizes]))
+    return torch.stack(found).cpu().unbind(dim=1)
