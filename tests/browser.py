@@ -19,19 +19,9 @@ def offline_chromium(profile: Path) -> webdriver.Chrome:
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-dev-shm-usage",
-        "disable-quic",
-        "no-first-run",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-        "host-resolver-rules=MAP * ~NOTFOUND",
-        f"user-data-dir={profile}",
-    ):
+    flags = """headless no-sandbox disable-gpu disable-dev-shm-usage disable-quic no-first-run disable-sync
+        disable-background-networking disable-component-update"""
+    for flag in (*flags.split(), "host-resolver-rules=MAP * ~NOTFOUND", f"user-data-dir={profile}"):
         options.add_argument(f"--{flag}")
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     browser.set_script_timeout(300)
@@ -42,15 +32,11 @@ def offline_chromium(profile: Path) -> webdriver.Chrome:
 
 
 def content(path: Path) -> dict:
-    """The data that a page's file holds."""
+    """The data that a page's file holds; by its Content-Security-Policy, the page may send nothing."""
     text = path.read_text(encoding="utf-8")
-    return json.loads(text.split('type="application/json">')[1].split("</script>")[0])
-
-
-def assert_it_may_send_nothing(path: Path) -> None:
-    """By the Content-Security-Policy in a page's file."""
-    policy = path.read_text(encoding="utf-8").split('http-equiv="Content-Security-Policy"')[1].split(">")[0]
+    policy = text.split('http-equiv="Content-Security-Policy"')[1].split(">")[0]
     assert "default-src 'none'" in policy and "connect-src" not in policy and "http" not in policy
+    return json.loads(text.split('type="application/json">')[1].split("</script>")[0])
 
 
 class Page:
@@ -65,6 +51,8 @@ class Page:
         browser.get(path.as_uri())
         error = browser.execute_async_script("ready.then(() => arguments[0](), error => arguments[0](`${error}`))")
         assert error is None
+        loaded = self.run("return performance.getEntriesByType('resource').map(({name}) => name)")
+        assert all(name.startswith("blob:") for name in loaded)  # nothing from elsewhere
         self.settle()
 
     def run(self, script: str, *arguments):
@@ -80,10 +68,24 @@ class Page:
     def text(self, name: str) -> str:
         return self.find(name).text
 
-    def decode(self, places: torch.Tensor) -> torch.Tensor:
-        """The images that the page decodes at places (N, 2): grey levels (N, 784)."""
-        levels = "return arguments[0].map(place => Array.from(decode(place), grey => Math.round(grey * 1e4)))"
-        return torch.tensor(self.run(levels, places.tolist())) / 1e4
+    def assert_it_fits(self, *names: str) -> None:
+        """The window isn't too narrow for these elements, and all that a person uses is named for screen readers."""
+        width = self.run("return innerWidth")
+        assert self.run("return document.documentElement.scrollWidth") <= width
+        for name in names:
+            rect = self.find(name).rect
+            assert rect["x"] >= 0 and rect["x"] + rect["width"] <= width and rect["height"] >= 16, name
+        for element in self.browser.find_elements(By.CSS_SELECTOR, "button, input, canvas[role]"):
+            assert element.accessible_name or not element.is_displayed(), element.get_attribute("outerHTML")
+
+    def swipe(self, name: str, *steps: list[tuple[float, float]]) -> None:
+        """Fingers are put down, moved and lifted: their places at each step, in pixels of an element."""
+        rect = self.run("return document.getElementById(arguments[0]).getBoundingClientRect()", name)
+        for number, step in enumerate((*steps, [])):
+            points = [{"x": rect["x"] + x, "y": rect["y"] + y, "id": finger} for finger, (x, y) in enumerate(step)]
+            kind = "touchMove" if 0 < number < len(steps) else "touchStart" if step else "touchEnd"
+            self.browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+            self.settle()
 
     def shown(self, name: str) -> torch.Tensor:
         """The grey levels (H, W) on a canvas of images."""

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from common import cli, training
-from common.data.digits import Digits, load_digits
+from common.data.digits import load_digits
 from common.data.drawn_faces import draw_faces
 
 ROOT = Path(__file__).parents[1]
@@ -44,8 +44,7 @@ def digits():
 @pytest.fixture(scope="session")
 def few_digits(digits):
     """The first 4,000 train and 2,000 test images of MNIST: enough for a run of a few seconds to learn from."""
-    counts = zip(digits, (4000, 2000), strict=True)
-    return tuple(Digits(part.images[:count], part.labels[:count], part.classes) for part, count in counts)
+    return digits[0].first(4000), digits[1].first(2000)
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +57,8 @@ def small_data(tmp_path_factory):
     for part, count in (("train", 1600), ("t10k", 300)):
         labels = torch.arange(count).remainder(10).byte()
         images = torch.randint(0, 256, (count, 28, 28), generator=generator).byte() // (1 + labels[:, None, None])
-        write_idx(raw / f"{part}-images-idx3-ubyte", images, packed=False)
-        write_idx(raw / f"{part}-labels-idx1-ubyte", labels, packed=False)
+        write_idx(raw / f"{part}-images-idx3-ubyte", images)
+        write_idx(raw / f"{part}-labels-idx1-ubyte", labels)
     (folder / "faces_here").mkdir()
     for number, face in enumerate(draw_faces(300, 32).images):
         Image.fromarray(face).save(folder / "faces_here" / f"{number}.png")
@@ -81,11 +80,11 @@ def browser(chromium):
     assert not [entry for entry in chromium.get_log("browser") if entry["level"] == "SEVERE"]
 
 
-def write_idx(path: Path, values: torch.Tensor, packed: bool = True) -> None:
-    """Write a uint8 tensor as an IDX file, gzipped or not."""
+def write_idx(path: Path, values: torch.Tensor) -> None:
+    """Write a uint8 tensor as an IDX file, gzipped if `path` ends in .gz."""
     header = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
     content = header + values.numpy().tobytes()
-    path.write_bytes(gzip.compress(content) if packed else content)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
 IMAGES = torch.randint(0, 256, (10, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -107,20 +106,23 @@ def squared_error(model, images):
 def make_run(folder, **changes):
     """A run in `folder` with small defaults."""
     arguments = {"epochs": 2, "batch_size": 4, "lr": 0.1, "seed": 0, "precision": "fp32"}
-    flags = {"resume": False, "compile": False, "run_dir": folder}
+    flags = {"resume": False, "compile": False, "run_dir": folder, "data_dir": folder}
     return training.Run("test", Namespace(**arguments | flags | changes), torch.device("cpu"))
 
 
-def train(model, loss, run, batch_size=4, after=lambda: None):
+def train(model, loss, run, batch_size=4, after=lambda: None, data="some images"):
     """The loop of the scripts on `IMAGES`, with a call `after` each epoch; returns the run's history."""
-    step = run.prepare(model, loss, IMAGES[:batch_size])
-    optimizer = training.Optimizer(model, run.args.lr, run.precision)
-    for epoch in run.epochs(model, optimizer, IMAGES, batch_size):
-        for batch in epoch:
-            terms = epoch.mean(step(batch))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=run.args.lr)
+    for epoch in run.epochs(model, optimizer, data=data):
+        for batch in epoch.batches(IMAGES, batch_size):
+            for group in optimizer.param_groups:
+                group["lr"] = run.args.lr * training.one_cycle(epoch.progress)
+            with run.autocast():
+                terms = loss(model, batch)
             optimizer.zero_grad()
-            terms["loss"].backward()
+            terms["loss"].mean().backward()
             optimizer.step()
+            epoch.record(terms)
         after()
     return run.history
 
@@ -155,14 +157,13 @@ def draw_nothing(patch, *scripts):
         figures, page = ("FaceFigures", "face_page") if faces else ("DigitFigures", "digit_page")
         patch.setattr(script, figures, lambda *_, **__: NoFigures())
         patch.setattr(getattr(script, page), "write", lambda *_, **__: None)
-        patch.setattr(script, "draw_denoising", lambda *_: {}, raising=False)
 
 
 def ends_in_one_line(capsys, main):
     """Call `main` as a script does; it must exit with one line on the console. Returns its exit code and the line."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as ending:
-        cli.run(main)
+        cli.run(lambda _: main())
     output = capsys.readouterr()
     assert "Traceback" not in output.err
     assert len(output.err.strip().splitlines()) == 1

@@ -1,15 +1,17 @@
-"""Shared by the tests of faces: small pictures, written as zips and folders, and the checks of every load."""
+"""Shared by the tests of pictures: small ones, written as zips and folders, and the checks of every load."""
 
 import io
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
+from common.data import pictures
+from common.data.celeba import load_faces
 from common.data.drawn_faces import draw_faces
-from common.data.faces import Faces, load_faces
 from common.errors import UserError
 
 SIZE = 32
@@ -33,6 +35,11 @@ ALIGNED = {name: encoded(face, quality=90) for name, face in zip(NAMES, drawn_pi
 PHOTOS = {f"{index:03d}.png": encoded(face, "PNG") for index, face in enumerate(drawn_pictures(150, (20, 24)))}
 
 
+def some(count: int, start: int = 0) -> dict[str, bytes]:
+    """A few of the photos."""
+    return dict(list(PHOTOS.items())[start : start + count])
+
+
 def write(path: Path, files: dict) -> Path:
     """Writes `files` (bytes by name) as a zip if `path` ends in .zip, otherwise as a folder, which may hold zips."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,23 +54,27 @@ def write(path: Path, files: dict) -> Path:
     return path
 
 
-def load(path: Path | None, data_dir: Path, size: int = SIZE) -> Faces:
-    """The loaded faces, after checks that every result must pass."""
-    faces = load_faces(path and str(path), data_dir, size)
-    count = len(faces.names)
-    assert faces.images.shape == (count, 3, size, size) and faces.images.dtype == torch.uint8
-    assert faces.images.is_contiguous(memory_format=torch.channels_last)
-    assert faces.split.shape == (count,) and {0, 1, 2} <= set(faces.split.tolist())
-    assert faces.names == sorted(set(faces.names))
-    if faces.attributes is not None:
-        assert faces.attributes.shape == (count, len(faces.attribute_names)) and faces.attributes.dtype == torch.bool
-    return faces
+def load(path: Path, data_dir: Path, size: int = SIZE, mode: str = "RGB") -> pictures.Pictures:
+    """The prepared pictures, after checks that every result must pass."""
+    found = pictures.load(path, data_dir, size, mode)
+    count = len(found.names)
+    assert found.pixels.shape == (count, size, size, len(mode)) and found.pixels.dtype == torch.uint8
+    assert found.aligned.shape == (count,) and found.names == sorted(set(found.names))
+    return found
+
+
+def close(pixels: torch.Tensor, data: bytes, levels: int = 1) -> bool:
+    """Whether these pixels (S, S, 3) are Pillow's crop and resize of the file, within `levels` grey levels."""
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    picture = picture.crop((15, 35, 163, 183)) if picture.size == (178, 218) else picture
+    reference = np.int16(ImageOps.fit(picture, pixels.shape[:2], Image.Resampling.BILINEAR))
+    return np.abs(pixels.numpy() - reference).max() <= levels
 
 
 def refusal(path: Path | None, data_dir: Path) -> str:
     """The message with which `path` is refused: one line, with no cache left behind."""
     with pytest.raises(UserError) as caught:
-        load(path, data_dir)
+        load_faces(path and str(path), data_dir, SIZE)
     assert "\n" not in str(caught.value)
-    assert not list(data_dir.glob("faces/*/")), "a refused source left a cache"
+    assert not list(data_dir.glob("prepared/*/")), "a refused source left a cache"
     return str(caught.value)

@@ -1,56 +1,36 @@
-"""The drawn faces: bit-identical for a seed, true to their labels, drawn at every size."""
+"""The drawn faces: the same for a seed, true to their labels, drawn at every size."""
 
 import numpy as np
 import pytest
 
-from common.data.drawn_faces import BLOCK, draw_faces
-from common.figures.faces import DIRECTIONS
+from common.data.drawn_faces import draw_faces
+from common.figures.face_figures import DIRECTIONS
 
 
-@pytest.fixture(scope="module")
-def drawing():
-    return draw_faces(2_000, 32)
-
-
-def label(drawing, name):
-    return drawing.attributes[:, drawing.attribute_names.index(name)]
-
-
-@pytest.mark.parametrize("size", [16, 31, 64, 128])
+@pytest.mark.parametrize("size", [31, 64, 128])
 def test_every_size_has_its_shape_and_a_face_in_each_picture(size):
-    count = BLOCK + 3
-    images, attributes, names = draw_faces(count, size)
-    assert images.shape == (count, size, size, 3) and images.dtype == np.uint8 and images.flags.c_contiguous
-    assert attributes.shape == (count, len(names)) and attributes.dtype == bool
+    images, attributes, names = draw_faces(20, size)
+    assert images.shape == (20, size, size, 3) and images.dtype == np.uint8
+    assert attributes.shape == (20, len(names)) and attributes.dtype == bool
     assert images.std(axis=(1, 2)).min() > 5, "some picture is nearly empty"
+    assert len({image.tobytes() for image in images}) == 20, "some face is drawn twice"
 
 
-def test_the_same_seed_gives_bit_identical_faces_and_another_seed_other_faces():
-    first, again, other = draw_faces(70, seed=3), draw_faces(70, seed=3), draw_faces(70, seed=4)
-    assert np.array_equal(first.images, again.images) and np.array_equal(first.attributes, again.attributes)
+def test_a_seed_gives_the_same_faces_however_many_and_another_seed_other_faces():
+    first, again, other = draw_faces(20, seed=3), draw_faces(30, seed=3), draw_faces(20, seed=4)
+    assert np.array_equal(first.images, again.images[:20]) and np.array_equal(first.attributes, again.attributes[:20])
     assert not any(np.array_equal(one, two) for one, two in zip(first.images, other.images, strict=True))
 
 
-@pytest.mark.parametrize("count", [1, BLOCK - 1, BLOCK, BLOCK + 1])
-def test_a_longer_draw_begins_with_a_shorter_one(count):
-    short, long = draw_faces(count), draw_faces(3 * BLOCK)
-    assert np.array_equal(short.images, long.images[:count])
-    assert np.array_equal(short.attributes, long.attributes[:count])
-
-
-def test_no_face_is_drawn_twice(drawing):
-    assert len({image.tobytes() for image in drawing.images}) == len(drawing.images)
-
-
-def test_every_label_occurs_both_ways_and_none_contradicts_another(drawing):
-    assert set(DIRECTIONS) <= set(drawing.attribute_names)
-    assert drawing.attributes.mean(axis=0).min() > 0.03 and drawing.attributes.mean(axis=0).max() < 0.97
-    assert (sum(label(drawing, f"{name}_Hair").astype(int) for name in ("Black", "Blond", "Brown", "Gray")) == 1).all()
-    assert label(drawing, "Male")[~label(drawing, "No_Beard")].all()
-
-
-def test_the_labels_can_be_seen(drawing):
+def test_every_label_occurs_both_ways_contradicts_no_other_and_can_be_seen():
     """A linear fit to the pixels of 1,500 faces ranks the other 500 by each label."""
+    drawing = draw_faces(2_000, 32)
+    label = dict(zip(drawing.attribute_names, drawing.attributes.T, strict=True))
+    assert set(DIRECTIONS) <= set(label)
+    assert drawing.attributes.mean(axis=0).min() > 0.03 and drawing.attributes.mean(axis=0).max() < 0.97
+    assert (sum(label[f"{name}_Hair"].astype(int) for name in ("Black", "Blond", "Brown", "Gray")) == 1).all()
+    assert label["Male"][~label["No_Beard"]].all()
+
     pixels = drawing.images.reshape(len(drawing.images), -1) / np.float32(255)
     pixels -= pixels.mean(axis=0)
     truth = np.where(drawing.attributes, 1.0, -1.0)
@@ -61,9 +41,3 @@ def test_the_labels_can_be_seen(drawing):
         # The chance that a face with the label scores higher than one without.
         ranked = (scores[is_so][:, None] > scores[~is_so]).mean()
         assert ranked > (0.75 if name == "Smiling" else 0.85), f"{name}: {ranked:.3f}"
-
-
-def test_faces_with_glasses_are_darker_around_the_eyes(drawing):
-    around = drawing.images[:, 12:17, 8:24].mean(axis=(1, 2, 3))
-    worn = label(drawing, "Eyeglasses")
-    assert around[worn].mean() < around[~worn].mean() - 5

@@ -151,7 +151,7 @@ def test_hostile_and_damaged_checkpoints_end_in_one_line(capsys, tmp_path, small
     good = (undisturbed("vanilla_ae") / "run/checkpoint.pt").read_bytes()
     marker = tmp_path / "payload-ran"
     hostile = io.BytesIO()
-    torch.save({"format": 1, "model": Payload(marker)}, hostile)
+    torch.save({"model": Payload(marker)}, hostile)
     (tmp_path / "run").mkdir()
     for content in (hostile.getvalue(), good[: len(good) // 2], b""):
         (tmp_path / "run/checkpoint.pt").write_bytes(content)
@@ -167,7 +167,7 @@ def test_a_diverging_loss_stops_with_epoch_and_step(capsys, tmp_path, small_data
     code, line = ends_in_one_line(
         capsys, lambda: train_here("vanilla_ae", small_data, tmp_path, "--epochs", "2", "--lr", "999")
     )
-    assert code == 2 and re.search(r"no longer finite at epoch \d, step \d+", line) and "lower --lr" in line
+    assert code == 2 and re.search(r"no longer finite at epoch \d, by step \d+", line) and "lower --lr" in line
     kept = tmp_path / "run/checkpoint.pt"
     assert kept.exists() == ("holds epoch" in line)
     assert not kept.exists() or all(value.isfinite().all() for value in checkpoint.load(kept)["model"].values())

@@ -1,6 +1,10 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and locks."""
 
+import errno
 import json
+import os
+import threading
+from unittest.mock import Mock
 
 import pytest
 
@@ -34,5 +38,56 @@ def test_a_writable_folder_is_made_and_left_empty_and_another_is_refused(tmp_pat
     files.check_writable(tmp_path / "a/b")
     assert list((tmp_path / "a/b").iterdir()) == []
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write to the folder .*file/b"):
+    with pytest.raises(UserError, match="cannot write .*file/b"):
         files.check_writable(tmp_path / "file/b")
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with files.locked_folder(tmp_path):
+        (tmp_path / ".checkpoint.pt.1.tmp").touch()
+        with pytest.raises(UserError, match="another run is using"), files.locked_folder(tmp_path):
+            pass
+    with files.locked_folder(tmp_path):
+        assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_file_that_a_scanner_holds_on_windows_is_replaced_when_it_lets_go(tmp_path, monkeypatch):
+    replace, refusals = files.os.replace, iter([PermissionError(), PermissionError()])
+
+    def held(source, target):
+        for error in refusals:
+            raise error
+        replace(source, target)
+
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(files.os, "replace", held)
+    monkeypatch.setattr(files, "ON_WINDOWS", True)
+    files.write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_a_lock_excludes_others_until_it_ends_even_in_an_error(tmp_path):
+    path, done = tmp_path / "lock", threading.Event()
+
+    def wait():
+        with files.lock(path):
+            done.set()
+
+    thread = threading.Thread(target=wait)
+    with pytest.raises(ZeroDivisionError), files.lock(path):
+        with pytest.raises(BlockingIOError), files.lock(path, wait=False):
+            pass
+        thread.start()
+        assert not done.wait(0.3)
+        raise ZeroDivisionError
+    assert done.wait(10)
+    thread.join()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="its locks are others")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_without_locks_in_the_file_system_a_line_says_so(number, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(files.fcntl, "flock", Mock(side_effect=OSError(number, "No locks available")))
+    with files.lock(tmp_path / "lock"):
+        message = capsys.readouterr().err
+    assert message.count("\n") == 1 and f"{tmp_path}/lock cannot be locked (No locks available)" in message

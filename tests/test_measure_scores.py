@@ -2,77 +2,21 @@ import math
 
 import pytest
 import torch
-from measure.scores import PrincipalComponents, frechet_distance, linear_accuracy
+from scores import frechet_distance, log_likelihood, precision_recall
+from torch import nn
 
 
-def test_principal_components_leave_the_smallest_singular_values():
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(200, 12, generator=generator) @ torch.randn(12, 12, generator=generator)
-    values = torch.linalg.svdvals(inputs - inputs.mean(dim=0))
-    for dimensions in (1, 5, 12):
-        components = PrincipalComponents.fit(inputs, dimensions)
-        latent = components.encode(inputs)
-        assert latent.shape == (200, dimensions)
-        error = (components.decode(latent) - inputs).square().sum().item()
-        assert error == pytest.approx(values[dimensions:].square().sum().item(), rel=1e-3, abs=1e-2)
-
-
-def test_principal_components_of_other_data_use_the_mean_they_were_fitted_with():
-    components = PrincipalComponents.fit(torch.tensor([[1.0, 5.0], [3.0, 5.0]]), 1)
-    torch.testing.assert_close(
-        components.decode(components.encode(torch.tensor([[10.0, 7.0]]))), torch.tensor([[10.0, 5.0]])
-    )
-
-
-def test_a_linear_classifier_separates_linear_classes_and_guesses_otherwise():
-    generator = torch.Generator().manual_seed(1)
-    points = torch.randn(2000, 5, generator=generator)
-    linear = (points[:, 0] + 2 * points[:, 1] > 0.3).long()
-    folded = (points[:, 0] * points[:, 1] > 0).long()
-    assert linear_accuracy(points[:1000], linear[:1000], points[1000:], linear[1000:]) > 0.98
-    assert linear_accuracy(points[:1000], folded[:1000], points[1000:], folded[1000:]) < 0.6
-
-
-def test_a_linear_classifier_does_not_depend_on_the_features_scale_and_offset():
-    generator = torch.Generator().manual_seed(2)
-    points, labels = torch.randn(300, 4, generator=generator), torch.randint(0, 3, (300,), generator=generator)
-    points += torch.nn.functional.one_hot(labels, 4)
-    plain = linear_accuracy(points[:200], labels[:200], points[200:], labels[200:])
-    moved = linear_accuracy(50 + 7 * points[:200], labels[:200], 50 + 7 * points[200:], labels[200:])
-    assert plain == moved > 0.4
-
-
-def test_the_penalty_is_half_the_squared_weights_over_the_number_of_images():
-    """Two points at -1 and 1: the weights w, -w minimise log(1 + exp(-2w)) + w^2 / 2; a flip needs w < 0."""
-    train, labels = torch.tensor([[-1.0], [1.0]]), torch.tensor([0, 1])
-    seen = {}
-    original = torch.optim.LBFGS.step
-
-    def step(self, closure):
-        value = original(self, closure)
-        seen["weight"] = self.param_groups[0]["params"][0].detach().clone()
-        return value
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim.LBFGS, "step", step)
-        linear_accuracy(train, labels, train, labels)
-    w = seen["weight"][0, 1].item()
-    assert 2 / (1 + math.exp(2 * w)) == pytest.approx(w, rel=1e-3)
-
-
-def test_the_frechet_distance_of_known_gaussians():
+def test_the_frechet_distance_of_gaussians_by_hand():
     """Commuting covariances: |m1 - m2|^2 + sum (s1 - s2)^2; the same in a rotated space."""
     generator = torch.Generator().manual_seed(3)
     noise = torch.randn(400, 3, generator=generator).double()
     noise -= noise.mean(dim=0)
     noise = noise @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(noise.T))).T  # covariance exactly I
     first = noise * torch.tensor([1.0, 2.0, 3.0]) + 1
-    second = noise * torch.tensor([2.0, 2.0, 0.5]) - 1
-    expected = 12 + 1 + 0 + 2.5**2
-    assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-9)
+    second = noise * torch.tensor([2.0, 2.0, 0.0]) - 1
     turn = torch.linalg.qr(torch.randn(3, 3, generator=generator).double())[0]
-    assert frechet_distance(first @ turn, second @ turn) == pytest.approx(expected, rel=1e-9)
-    assert frechet_distance(second, first) == pytest.approx(expected, rel=1e-9)
+    for one, other in ((first, second), (second, first), (first @ turn, second @ turn)):
+        assert frechet_distance(one, other) == pytest.approx(12 + 1 + 0 + 9, rel=1e-6)
     assert frechet_distance(first, first) == pytest.approx(0, abs=1e-6)
 
 
@@ -80,13 +24,59 @@ def test_the_frechet_distance_where_covariances_do_not_commute():
     """Against the square root of the product itself, whose eigenvalues are real."""
     generator = torch.Generator().manual_seed(4)
     first, second = (torch.randn(50, 4, generator=generator) @ torch.randn(4, 4, generator=generator) for _ in range(2))
-    product = torch.cov(first.double().T) @ torch.cov(second.double().T)
-    cross = torch.linalg.eigvals(product).sqrt().real.sum()
-    offset = (first.double().mean(dim=0) - second.double().mean(dim=0)).square().sum()
-    expected = offset + torch.cov(first.double().T).trace() + torch.cov(second.double().T).trace() - 2 * cross
-    assert frechet_distance(first, second) == pytest.approx(expected.item(), rel=1e-6)
+    covariances = torch.cov(first.double().T), torch.cov(second.double().T)
+    expected = (first.mean(dim=0) - second.mean(dim=0)).square().sum() + (covariances[0] + covariances[1]).trace()
+    expected -= 2 * torch.linalg.eigvals(covariances[0] @ covariances[1]).sqrt().real.sum()
+    assert frechet_distance(first, second) == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_a_feature_that_never_varies_does_no_harm():
-    features = torch.randn(30, 3, generator=torch.Generator().manual_seed(5)) * torch.tensor([1.0, 0.0, 1.0])
-    assert frechet_distance(features, features + torch.tensor([0.0, 2.0, 0.0])) == pytest.approx(4, rel=1e-5)
+def test_precision_and_recall_of_points_on_a_line():
+    """With neighbours a step apart, the third is two steps away, that of an end point three."""
+    real = torch.arange(20.0)[:, None]
+    assert precision_recall(real, real) == (1, 1) and precision_recall(real, real + 100) == (0, 0)
+    # Sharp but few: 0.5 to 9.5 lie among the real points, and reach from -2.5 to 12.5.
+    assert precision_recall(real, torch.arange(10)[:, None] + 0.5) == (1, 13 / 20)
+    # Many but blurred: every second point lies far away.
+    wide = torch.cat([real, 1000 + real])
+    assert precision_recall(real, wide) == (1 / 2, 1)
+    # A single picture, again and again.
+    assert precision_recall(real, torch.full((20, 1), 3.25)) == (1, 0)
+
+
+class Toy(nn.Module):
+    """One latent dimension, four pixels, and a given q(z|x), whatever x is."""
+
+    def __init__(self, slope, mean, deviation):
+        super().__init__()
+        self.slope, self.mean, self.log_variance = slope, mean, 2 * math.log(deviation)
+
+    def encode(self, images):
+        return torch.full((len(images), 1), self.mean), torch.full((len(images), 1), self.log_variance)
+
+    def decode(self, latent):
+        return (self.slope * latent * torch.tensor([1.0, -1.0, 2.0, 0.5]) + 0.3).view(-1, 1, 2, 2)
+
+
+def test_log_p_by_importance_sampling_agrees_with_an_integral_over_the_codes():
+    image = torch.tensor([1.0, 0.0, 1.0, 0.0]).view(1, 1, 2, 2)
+    model = Toy(slope=1.5, mean=0.4, deviation=0.9)
+    z = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    probabilities = torch.distributions.Bernoulli(logits=model.decode(z.float()[:, None]))
+    likelihood = probabilities.log_prob(image).flatten(1).sum(dim=1).double()
+    prior = torch.distributions.Normal(0.0, 1.0).log_prob(z)
+    q = torch.distributions.Normal(0.4, 0.9).log_prob(z)
+    exact = torch.trapezoid((likelihood + prior).exp(), z).log()
+    bound = torch.trapezoid(q.exp() * (likelihood + prior - q), z)
+    log_p, elbo, size = log_likelihood(model, image, samples=200_000)
+    assert log_p.item() == pytest.approx(exact.item(), abs=0.005)
+    assert elbo.item() == pytest.approx(bound.item(), abs=0.01) and elbo < log_p - 0.02
+    assert 100_000 < size < 200_000
+
+
+def test_where_q_is_the_exact_posterior_all_samples_count_and_the_bound_is_tight():
+    images = (torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    log_p, elbo, sizes = log_likelihood(Toy(slope=0.0, mean=0.0, deviation=1.0), images, samples=50)
+    expected = torch.distributions.Bernoulli(logits=torch.tensor(0.3)).log_prob(images).flatten(1).sum(dim=1).double()
+    torch.testing.assert_close(log_p, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(elbo, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(sizes, torch.full((3,), 50.0).double())

@@ -1,4 +1,6 @@
-"""The choice of device and of precision, and the detection of memory that ran out."""
+"""The choice of device, precision and threads, and the detection of memory that ran out."""
+
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,34 +18,73 @@ def test_an_absent_device_is_an_error():
         device.choose_device(absent)
 
 
-@pytest.mark.parametrize(("slow", "expected"), [("fp32", "bf16"), ("bf16", "fp32"), (None, "fp32")])
-def test_bf16_is_chosen_only_where_it_is_clearly_faster(monkeypatch, slow, expected):
-    now = 0.0
+def test_auto_leaves_an_accelerator_that_fails_at_its_first_kernel(monkeypatch, capsys):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    monkeypatch.setattr(torch, "ones", Mock(side_effect=RuntimeError("no kernel image\nis available")))
+    assert device.choose_device("auto") == CPU
+    assert "cuda fails here (no kernel image): computing on the CPU" in capsys.readouterr().out
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass only when a faked step takes them: clock(seconds per precision and threads, of the first)."""
+    now, threads = 0.0, 0
+
+    def set_threads(count):
+        nonlocal threads
+        threads = count
+
+    def install(seconds, first=0.0):
+        rest = [first]
+
+        def step(precision):
+            nonlocal now
+            now += seconds(precision, threads) + (rest.pop() if rest else 0)
+
+        monkeypatch.setattr(device, "trial_step", lambda device: step)
+        return lambda: now
+
+    monkeypatch.setattr(torch, "set_num_threads", set_threads)
     monkeypatch.setattr(device.time, "perf_counter", lambda: now)
-
-    def step(batch):
-        nonlocal now
-        assert device.PIXELS <= batch.numel() <= 2 * device.PIXELS
-        precision = "bf16" if torch.is_autocast_enabled("cpu") else "fp32"
-        now += 0.02 if precision == slow else 0.01
-        return {"loss": torch.zeros(1, requires_grad=True)}
-
-    chosen, reason = device.faster_precision(step, torch.zeros(500, 1, 28, 28), CPU)
-    assert chosen == expected and "times as long as fp32" in reason
-    assert now < 1.2 * device.SECONDS
+    return install
 
 
-def test_all_processes_take_as_many_trial_steps_as_the_first_and_its_choice(monkeypatch):
-    """Otherwise a loss that waits for the others would wait forever. The first process's answers are faked."""
-    steps, answers = [], iter([False, False, False, True, ("bf16", "the first one's")])
-    monkeypatch.setattr(device.parallel, "first", lambda mine: next(answers))
+@pytest.mark.parametrize(("fp32", "bf16", "expected"), [(20, 10, "bf16"), (10, 20, "fp32"), (10, 10, "fp32")])
+@pytest.mark.parametrize("first", [0, 5])
+def test_bf16_is_chosen_only_where_it_is_clearly_faster_however_slow_the_start(clock, fp32, bf16, expected, first):
+    now = clock(lambda precision, threads: (bf16 if precision == "bf16" else fp32) / 1000, first=first)
+    assert device.choose_arithmetic(CPU, "auto", [1])[:2] == (expected, 1)
+    assert now() - first < 1.3 * device.SECONDS
 
-    def step(batch):
-        steps.append(1)
-        return {"loss": torch.zeros(1, requires_grad=True)}
 
-    assert device.faster_precision(step, torch.zeros(2, 1, 28, 28), CPU) == ("bf16", "the first one's")
-    assert len(steps) == 2 * 4
+@pytest.mark.parametrize(("alone", "busy", "expected"), [(1, 1.3, 4), (1, 0.6, 2), (1, 0.9, 4)])
+def test_fewer_threads_are_taken_only_where_they_are_clearly_faster(clock, alone, busy, expected):
+    clock(lambda precision, threads: {4: alone, 2: busy, 1: 2}[threads] / 100)
+    assert device.choose_arithmetic(CPU, "fp32", [4, 2, 1])[:2] == ("fp32", expected)
+
+
+def test_all_processes_take_as_many_trial_steps_as_the_first_and_its_choice(clock, monkeypatch):
+    """Otherwise they would wait for one another forever. The first process's answers are faked."""
+    answers = iter([False, False, False, True, ("bf16", 1, "the first one's")])
+    monkeypatch.setattr(device.processes, "first", lambda mine: next(answers))
+    now = clock(lambda precision, threads: 1.0)
+    assert device.choose_arithmetic(CPU, "auto", [1]) == ("bf16", 1, "the first one's")
+    assert now() == 2 * 4
+
+
+def test_the_threads_to_try_are_those_that_the_process_may_use(monkeypatch, tmp_path):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda process: set(range(12)), raising=False)
+    monkeypatch.setattr(device, "QUOTA", tmp_path / "cpu.max")
+    assert device.thread_counts() == [12, 6, 3, 1]
+    (tmp_path / "cpu.max").write_text("450000 100000\n")
+    assert device.thread_counts() == [4, 2, 1]
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert device.thread_counts() == [12, 6, 3, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert device.thread_counts() == [3]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"),
@@ -53,12 +94,6 @@ def test_all_processes_take_as_many_trial_steps_as_the_first_and_its_choice(monk
                  "allocate 4000000000000 bytes. Error code 12 (Cannot allocate memory)")])  # fmt: skip
 def test_memory_that_ran_out_is_recognized_by_type_or_text(error):
     assert out_of_memory(error)
-
-
-def test_the_message_of_the_cpu_allocator_is_still_recognized():
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(2**60, dtype=torch.uint8)
-    assert out_of_memory(caught.value)
 
 
 def test_an_illegal_memory_access_is_not_taken_for_memory_that_ran_out():

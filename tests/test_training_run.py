@@ -2,18 +2,20 @@
 
 import shutil
 import sysconfig
+import time
 from argparse import Namespace
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from conftest import IMAGES, Mean, make_run, squared_error, train
+from torch import nn
 
-import common.training.run
 from common import training
 from common.errors import UserError
-from common.training import checkpoint, memory_format, on_device, parallel
+from common.training import checkpoint, device, memory_format, on_device, processes
 
 
 def test_a_loop_finds_the_mean_and_keeps_its_history(tmp_path):
@@ -60,7 +62,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(t
                 terms["loss"] = terms["loss"] / 0
         return terms
 
-    with pytest.raises(UserError, match="epoch 2, step 3.*lower --lr.*holds epoch 1"):
+    with pytest.raises(UserError, match="epoch 2, by step 3.*lower --lr.*holds epoch 1"):
         train(Mean(), loss, make_run(tmp_path))
     state = checkpoint.load(tmp_path / "checkpoint.pt")
     assert state["epoch"] == 1 and state["model"]["level"].isfinite()
@@ -102,7 +104,8 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
 
 def test_a_new_models_checkpoint_does_not_lie_beside_another_ones_scores(tmp_path):
     train(Mean(), squared_error, run := make_run(tmp_path))
-    run.write_results("digits", {"mse": 0.1})
+    run.write_results("digits", {"mse": 0.1}, torch.zeros(3, 2), torch.arange(3))
+    assert np.load(tmp_path / "latent.npz")["labels"].tolist() == [0, 1, 2]
     train(Mean(), squared_error, make_run(tmp_path, resume=True))
     assert (tmp_path / "results.json").exists(), "no epoch was left"
     train(Mean(), squared_error, make_run(tmp_path))
@@ -112,15 +115,33 @@ def test_a_new_models_checkpoint_does_not_lie_beside_another_ones_scores(tmp_pat
 def test_scores_that_are_not_finite_are_refused_in_one_line(tmp_path):
     train(Mean(), squared_error, run := make_run(tmp_path))
     with pytest.raises(UserError, match=r"not finite.*lower --lr.*'kl': inf"):
-        run.write_results("digits", {"mse": 0.1, "kl": float("inf")})
+        run.write_results("digits", {"mse": 0.1, "kl": float("inf")}, torch.zeros(3, 2))
     assert not (tmp_path / "results.json").exists()
 
 
 def test_a_resumed_run_with_more_epochs_continues_at_its_place_in_the_longer_cycle(tmp_path):
     train(Mean(), squared_error, make_run(tmp_path))
-    history = train(Mean(), squared_error, make_run(tmp_path, resume=True, epochs=8))
-    # Six of eight epochs are left; the learning rate of epoch 3 is near its peak, not at the end of a cycle.
-    assert len(history) == 8 and history[2]["lr"] > 0.09 > 0.012 > history[1]["lr"]
+    run, model, seen = make_run(tmp_path, resume=True, epochs=8), Mean(), []
+    for epoch in run.epochs(model, torch.optim.AdamW(model.parameters()), data="some images"):
+        seen += [epoch.progress for _ in epoch.batches(IMAGES, batch_size=4)]
+    steps = torch.arange(6, 24)
+    torch.testing.assert_close(torch.tensor(seen), (steps + 0.5) / 24)
+
+
+def test_a_loop_that_is_left_early_keeps_what_it_has_done(tmp_path):
+    """`break` in the loop over batches ends an epoch, `break` in the loop over epochs ends the run."""
+    run, model = make_run(tmp_path, epochs=5), Mean()
+    optimizer = torch.optim.AdamW(model.parameters())
+    for epoch in run.epochs(model, optimizer):
+        for step, batch in enumerate(epoch.batches(IMAGES, batch_size=4)):
+            if step == 1:
+                break
+            epoch.record(squared_error(model, batch))
+        if epoch.number == 2:
+            break
+    run.write_results("digits", {"mse": 0.1}, torch.zeros(3, 2))
+    assert [line["epoch"] for line in run.history] == [1, 2, 3] and all("loss" in line for line in run.history)
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["epoch"] == 3
 
 
 def test_every_seed_epoch_step_and_process_draws_its_own_noise(tmp_path, monkeypatch):
@@ -132,15 +153,9 @@ def test_every_seed_epoch_step_and_process_draws_its_own_noise(tmp_path, monkeyp
 
     train(Mean(), loss, make_run(tmp_path / "a"))
     train(Mean(), loss, make_run(tmp_path / "b", seed=1))
-    monkeypatch.setattr(parallel, "rank", lambda: 1)
+    monkeypatch.setattr(processes, "rank", lambda: 1)
     train(Mean(), loss, make_run(tmp_path / "c"))
     assert len(drawn) == len(set(drawn)) == 18
-
-
-def test_the_arguments_that_shape_a_result_are_those_that_a_resumed_run_must_repeat(tmp_path):
-    free = {"faces": "x", "device": "cpu", "data_dir": "d", "images_dir": "i"}
-    bound = {"beta": 2.0, "limit": 5, "dataset": "d", "size": 32, "ae": True, "noise": 0.5, "latent_dim": 3}
-    assert set(make_run(tmp_path, **free, **bound).arguments) == {"batch_size", "lr", "seed", *bound}
 
 
 def test_a_checkpoint_of_another_version_of_the_model_is_refused(tmp_path):
@@ -153,20 +168,33 @@ def test_a_checkpoint_of_another_version_of_the_model_is_refused(tmp_path):
 
 def test_other_arguments_and_other_data_are_refused_by_name(tmp_path):
     train(Mean(), squared_error, make_run(tmp_path))
-    for change, name in (({"lr": 0.2}, "--lr"), ({"batch_size": 5}, "--batch-size"), ({"epochs": 1}, "--epochs 1")):
+    for change, name in (
+        ({"lr": 0.2}, "with lr 0.1, not 0.2"),
+        ({"batch_size": 5}, "batch_size"),
+        ({"epochs": 1}, "has 2 epochs"),
+    ):
         with pytest.raises(UserError, match=name):
             train(Mean(), squared_error, make_run(tmp_path, resume=True, **change))
-    run = make_run(tmp_path, resume=True)
-    run.data = "other images"
-    with pytest.raises(UserError, match="not on other images"):
-        train(Mean(), squared_error, run)
+    with pytest.raises(UserError, match="not other images"):
+        train(Mean(), squared_error, make_run(tmp_path, resume=True), data="other images")
 
 
-def test_a_resumed_run_keeps_the_precision_of_its_checkpoint(tmp_path, capsys):
+def test_a_resumed_run_keeps_the_precision_and_the_threads_of_its_checkpoint(tmp_path):
     train(Mean(), squared_error, make_run(tmp_path, precision="bf16", epochs=1))
+    state = checkpoint.load(tmp_path / "checkpoint.pt")
+    assert (state["precision"], state["threads"]) == ("bf16", 1)
     resumed = make_run(tmp_path, precision="auto", resume=True)
-    train(Mean(), squared_error, resumed)
-    assert resumed.precision == "bf16" and "that of the checkpoint" in capsys.readouterr().out
+    assert (resumed.precision, resumed.threads) == ("bf16", 1)
+
+
+def test_an_epoch_that_another_program_slows_down_is_said_once(tmp_path, monkeypatch, capsys):
+    now, model = 0.0, Mean()
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    run = make_run(tmp_path, epochs=4)
+    for epoch in run.epochs(model, torch.optim.AdamW(model.parameters())):
+        for _ in epoch.batches(IMAGES, batch_size=4):
+            now += 1 if epoch.number == 0 else 5
+    assert capsys.readouterr().err.count("took 5 times as long as the first: stop the program") == 1
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
@@ -181,41 +209,22 @@ def test_a_step_computes_in_the_runs_precision(tmp_path, precision, dtype):
     assert seen == {dtype}
 
 
-def test_an_epochs_batches_are_augmented(tmp_path):
-    run, model = make_run(tmp_path, epochs=1), Mean()
-    for epoch in run.epochs(model, training.Optimizer(model, 0.1), IMAGES, 4, augment=torch.zeros_like):
-        assert not any(batch.any() for batch in epoch)
-
-
-def test_pytorch_without_its_distributed_package_is_enough(monkeypatch):
-    for name in ("is_initialized", "is_torchelastic_launched", "get_rank", "get_world_size"):
-        monkeypatch.delattr(parallel.dist, name)
-    monkeypatch.setattr(parallel.dist, "is_available", lambda: False)
-    assert (parallel.rank(), parallel.world()) == (0, 1)
-    assert parallel.local_device(torch.device("cpu")) == torch.device("cpu")
-    with parallel.joined(torch.device("cpu")):
-        parallel.part()
-
-
 def test_each_process_of_a_machine_has_its_own_accelerator(monkeypatch):
     chosen = Mock()
-    monkeypatch.setattr(parallel, "launched", lambda: True)
+    monkeypatch.setattr(processes, "launched", lambda: True)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     monkeypatch.setattr(torch.accelerator, "set_device_index", chosen)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert parallel.local_device(torch.device("cuda")) == torch.device("cuda", 1)
+    assert processes.local_device(torch.device("cuda")) == torch.device("cuda", 1)
     chosen.assert_called_once_with(1)
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(UserError, match="exceeds the 2 cuda devices"):
-        parallel.local_device(torch.device("cuda"))
+    with pytest.raises(UserError, match="there are 2 cuda devices"):
+        processes.local_device(torch.device("cuda"))
 
 
 def test_a_data_set_that_does_not_fit_stays_on_the_host(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (IMAGES.nbytes, 0))
     assert on_device(IMAGES, torch.device("cuda")) is IMAGES
-    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 3 * IMAGES.nbytes)
-    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 2 * IMAGES.nbytes)
-    assert on_device(IMAGES, torch.device("mps")) is IMAGES
 
 
 @pytest.mark.parametrize(
@@ -225,8 +234,6 @@ def test_a_data_set_that_does_not_fit_stays_on_the_host(monkeypatch):
 def test_models_and_images_are_channels_last_except_on_mps(monkeypatch, name, layout):
     """The CPU stands in for absent devices: `to` brings the images there."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1e9, 0))
-    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 1e9)
-    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 0)
     to = torch.Tensor.to
     monkeypatch.setattr(torch.Tensor, "to", lambda images, device, **options: to(images, "cpu", **options))
     images = on_device(torch.zeros(2, 4, 4, 3).permute(0, 3, 1, 2), torch.device(name))
@@ -236,7 +243,7 @@ def test_models_and_images_are_channels_last_except_on_mps(monkeypatch, name, la
 
 def test_fp32_on_cuda_is_not_tf32(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # and restore it after the test
-    monkeypatch.setattr(common.training.run, "choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(device, "choose_device", lambda name: torch.device("cuda"))
     folders = {"run_dir": tmp_path / "run", "images_dir": tmp_path / "images"}
     with training.start("test", Namespace(**folders, device="cuda", precision="fp32", seed=0, resume=False)):
         assert not torch.backends.cudnn.allow_tf32
@@ -246,20 +253,41 @@ COMPILER = shutil.which("g++") or shutil.which("clang++")
 HEADERS = Path(sysconfig.get_path("include"), "Python.h").exists()
 
 
+class Layers(nn.Module):
+    """A model with an encoder to compile."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
+
+
+def encoded(model, images):
+    error = (model.encoder(images) - 1).square().squeeze(1)
+    return {"loss": error}
+
+
 @pytest.mark.skipif(not (COMPILER and HEADERS), reason="needs a C++ compiler and Python's headers")
-def test_a_compiled_step_trains_the_same_model_and_compiles_nothing_after_the_first_epoch(tmp_path, capsys):
-    """Its batches are of 4 and 3 images: by default, a second size would make `torch.compile` start again."""
-    models, graphs = [Mean(), Mean()], []
-    train(models[0], squared_error, make_run(tmp_path / "plain", epochs=3))
-    torch._dynamo.utils.counters.clear()
-    run = make_run(tmp_path / "compiled", epochs=3, compile=True)
+def test_a_compiled_network_trains_the_same_and_compiles_nothing_after_the_first_epoch(tmp_path, capsys):
+    """Its batches are of 4 and 3 images, and it is evaluated on 10: a size may start `torch.compile` again."""
+    models, graphs = [Layers(), Layers()], []
+    train(models[0], encoded, make_run(tmp_path / "plain", epochs=3))
     with torch._inductor.config.patch(compile_threads=1):  # a pool of compilers takes longer to start than these steps
+        run = make_run(tmp_path / "compiled", epochs=3, compile=True)
+        run.compile(models[1].encoder)
+        torch._dynamo.utils.counters.clear()
         counted = torch._dynamo.utils.counters["stats"]
-        train(models[1], squared_error, run, after=lambda: graphs.append(counted["unique_graphs"]))
+
+        def after():
+            training.evaluate(models[1], encoded, IMAGES)
+            training.batched(models[1].encoder, run.device)(IMAGES)
+            graphs.append(counted["unique_graphs"])
+
+        train(models[1], encoded, run, after=after)
     assert "fails here" not in capsys.readouterr().err
     assert graphs[0] == graphs[-1] == 2
-    assert models[1].level.item() == pytest.approx(models[0].level.item(), rel=1e-4)
-    assert list(checkpoint.load(tmp_path / "compiled/checkpoint.pt")["model"]) == ["level"]
+    torch.testing.assert_close(models[1].encoder[1].weight, models[0].encoder[1].weight, rtol=1e-4, atol=1e-6)
+    assert list(checkpoint.load(tmp_path / "compiled/checkpoint.pt")["model"]) == ["encoder.1.weight", "encoder.1.bias"]
 
 
 @pytest.mark.parametrize(
@@ -269,8 +297,8 @@ def test_if_nothing_can_be_compiled_the_run_says_so_and_continues(tmp_path, monk
     def broken(*_):
         raise error
 
-    monkeypatch.setattr(torch, "compile", lambda module, dynamic: broken)
-    plain = train(Mean(), squared_error, make_run(tmp_path / "plain"))
-    without = train(Mean(), squared_error, make_run(tmp_path / "compiled", compile=True))
-    assert f"torch.compile fails here ({reason}); training continues without it" in capsys.readouterr().err
-    assert [line["loss"] for line in without] == [line["loss"] for line in plain]
+    monkeypatch.setattr(torch, "compile", broken)
+    model, run = Layers(), make_run(tmp_path, compile=True)
+    run.compile(model.encoder)
+    assert f"torch.compile fails here ({reason}): going on without it" in capsys.readouterr().err
+    train(model, encoded, run)

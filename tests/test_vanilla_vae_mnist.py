@@ -1,4 +1,4 @@
-"""The variational autoencoder's script: its ELBO, its training, its figures."""
+"""The variational autoencoder's script: its ELBO, its training, what it leaves behind."""
 
 import json
 import math
@@ -6,18 +6,16 @@ import math
 import pytest
 import torch
 from browser import content
-from conftest import draw_nothing, recorded
+from conftest import draw_nothing
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
+import vanilla_ae
 import vanilla_vae_celeba
 import vanilla_vae_mnist as script
 from common import training
-from common.data.tensors import binarized, to_float
-from common.figures import maps
-from common.figures.digits import DigitFigures
+from common.data.batches import binarized, to_float
 from common.metrics import active_units
-from common.training import checkpoint
 
 QUICK = ["--limit", "3000", "--epochs", "3", "--batch-size", "64", "--precision", "fp32", "--device", "cpu"]
 
@@ -31,25 +29,10 @@ def reads_few_digits(few_digits):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A short run of the whole script: its folder, and the arguments of the figures that it drew."""
+    """The folder of a short run of the whole script."""
     folder = tmp_path_factory.mktemp("vae")
-    folders = ["--run-dir", str(folder / "run"), "--images-dir", str(folder / "images")]
-    with (
-        recorded(maps.LatentMap, "interpolations", "figure") as drawn,
-        recorded(maps, "manifold") as grid,
-        recorded(DigitFigures, "samples") as draws,
-        recorded(script, "start_at_mean") as start,
-    ):
-        script.main([*QUICK, *folders])
-    return folder, drawn | grid | draws | start
-
-
-@pytest.fixture(scope="module")
-def model(trained):
-    state = checkpoint.load(trained[0] / "run/checkpoint.pt")
-    model = script.VariationalAutoencoder(state["arguments"]["latent_dim"])
-    model.load_state_dict(state["model"])
-    return model.eval()
+    script.main([*QUICK, "--run-dir", str(folder / "run"), "--images-dir", str(folder / "images")])
+    return folder
 
 
 class Fixed(script.VariationalAutoencoder):
@@ -66,14 +49,15 @@ class Fixed(script.VariationalAutoencoder):
         return self.logits.expand(len(latent), 1, 28, 28)
 
 
-def test_the_decoder_starts_at_the_mean_image():
-    model = script.VariationalAutoencoder(2)
-    torch.nn.init.zeros_(model.decoder[-1].weight)
-    images = torch.randint(0, 256, (50, 1, 28, 28), dtype=torch.uint8)
-    images[:, :, 0], images[:, :, 1] = 0, 255  # the log-odds of their means would be infinite
-    script.start_at_mean(model, images)
-    expected = to_float(images).mean(dim=0).clamp(0.001, 0.999)
-    torch.testing.assert_close(model.decode(torch.randn(3, 2)).sigmoid(), expected.expand(3, 1, 28, 28))
+@pytest.mark.parametrize("module", [script, vanilla_ae])
+def test_the_decoder_starts_at_the_mean_image(module, few_digits, tmp_path, monkeypatch):
+    flags = ["--epochs", "1", "--lr", "1e-9", "--precision", "fp32", "--run-dir", str(tmp_path)]
+    monkeypatch.setattr(module, "load_digits", lambda *_: few_digits)
+    draw_nothing(monkeypatch, module)
+    module.main([*flags, "--images-dir", str(tmp_path)])
+    bias = module.load(tmp_path / "checkpoint.pt").decoder[-1].bias
+    expected = to_float(few_digits[0].images).mean(dim=0).flatten().clamp(0.001, 0.999)
+    torch.testing.assert_close(bias.sigmoid(), expected, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("module", [script, vanilla_vae_celeba])
@@ -117,18 +101,6 @@ def test_the_elbo_equals_its_sum_over_pixels_and_dimensions_by_hand():
     torch.testing.assert_close(terms["loss"], torch.tensor(recon).double() + 3 * kl)
 
 
-@pytest.mark.parametrize("logit", [-150.0, 150.0])
-def test_saturated_logits_keep_finite_and_useful_gradients(logit):
-    logits = torch.full((1, 1, 28, 28), logit, requires_grad=True)
-    images = torch.full((2, 1, 28, 28), 0.5)
-    model = Fixed(torch.zeros(2), torch.zeros(2), logits)
-    loss = script.loss(model, images)["loss"].mean()
-    loss.backward()
-    assert loss.isfinite()
-    # d/dlogit of the cross-entropy is sigmoid(logit) - image: one half here, not a vanished gradient.
-    torch.testing.assert_close(logits.grad, torch.full_like(logits, math.copysign(0.5, logit)))
-
-
 def test_the_loss_of_a_batch_is_the_size_weighted_loss_of_its_parts(monkeypatch):
     monkeypatch.setattr(script, "reparameterize", lambda mean, log_variance: mean)
     model, images = script.VariationalAutoencoder(2), torch.rand(7, 1, 28, 28)
@@ -144,69 +116,30 @@ def test_codes_and_logits_are_fp32_even_if_the_layers_compute_in_bf16():
         assert mean.dtype == log_variance.dtype == model.decode(mean).dtype == torch.float32
 
 
-def test_training_lowers_the_negative_elbo(trained):
-    lines = [json.loads(line) for line in (trained[0] / "run/metrics.jsonl").read_text().splitlines()]
-    results = json.loads((trained[0] / "run/results.json").read_text())["test"]
+def test_training_lowers_the_negative_elbo_and_the_results_are_those_of_the_model_on_the_test_split(
+    trained, few_digits
+):
+    lines = [json.loads(line) for line in (trained / "run/metrics.jsonl").read_text().splitlines()]
+    results = json.loads((trained / "run/results.json").read_text())["test"]
     # Independent pixels at their mean grey levels, which a collapsed model reaches, cost 206 nats.
     assert results["neg_elbo_grey"] < 175 < lines[0]["neg_elbo"]
-    assert results["neg_elbo_grey"] == pytest.approx(results["recon_grey"] + results["kl"])
-
-
-def test_the_results_hold_every_score_and_the_error_of_the_model_on_the_test_split(trained, model, few_digits):
-    results = json.loads((trained[0] / "run/results.json").read_text())
-    assert set(results["test"]) == {
-        "neg_elbo_grey", "neg_elbo_binary", "recon_grey", "kl", "active_units", "mse", "knn",
-    }  # fmt: skip
+    model, images = script.load(trained / "run/checkpoint.pt"), few_digits[1].images
+    grey = training.evaluate(model, script.loss, images)
+    binary = training.evaluate(model, script.loss, binarized(images, training.EVALUATION_SEED))
     with torch.no_grad():
-        images = to_float(few_digits[1].images)
-        assert results["test"]["active_units"] == active_units(model.encode(images)[0])
-        error = (model.decode(model.encode(images)[0]).sigmoid() - images).square().mean().item()
-    assert results["test"]["mse"] == pytest.approx(error, rel=1e-4)
-    binary = binarized(few_digits[1].images, training.EVALUATION_SEED)
-    terms = training.evaluate(model, script.loss, binary, torch.device("cpu"))
-    assert results["test"]["neg_elbo_binary"] == pytest.approx(terms["neg_elbo"], rel=1e-4)
-    with torch.no_grad():  # this evaluation, the script's last, leaves the generator as it did there
-        expected = model.decode(torch.randn(100, 2)).sigmoid()
-    torch.testing.assert_close(trained[1]["samples"][1], expected, atol=1e-4, rtol=1e-3)
+        mean = model.encode(to_float(images))[0]
+        error = (model.decode(mean).sigmoid() - to_float(images)).square().mean().item()
+    expected = {"neg_elbo_grey": grey["neg_elbo"], "recon_grey": grey["recon"], "kl": grey["kl"], "mse": error}
+    expected |= {"neg_elbo_binary": binary["neg_elbo"], "active_units": active_units(mean)}
+    assert results.pop("knn") > 0.3
+    assert results == {name: pytest.approx(value, rel=1e-4) for name, value in expected.items()}
 
 
-def test_all_figures_are_written_and_show_the_means(trained, model, few_digits):
-    names = {path.name for path in (trained[0] / "images").iterdir()}
+def test_all_figures_and_the_page_are_written(trained):
+    names = {path.name for path in (trained / "images").iterdir()}
     own = {"reconstructions.png", "manifold.png", "curves.png", "samples.png", "interpolation.png", "explorer.html"}
     assert names == {"3.png", *(f"vanilla_vae_mnist_{name}" for name in own)}
-    drawn = trained[1]["figure"][0]
-    with torch.no_grad():
-        mean, _ = model.encode(to_float(few_digits[1].images))
-    torch.testing.assert_close(torch.from_numpy(drawn.points), mean, atol=1e-4, rtol=1e-4)
-    assert (drawn.labels == few_digits[1].labels.numpy()).all()
-    assert [circle.radius for circle in drawn.figure("").axes[0].patches] == [1, 2]
-    assert content(trained[0] / "images/vanilla_vae_mnist_explorer.html")["prior"] is True
-    assert "start_at_mean" in trained[1]
-
-
-def test_more_dimensions_are_shown_on_a_plane_through_the_priors_centre(few_digits, tmp_path):
-    latent = torch.randn(len(few_digits[1].images), 5) + 1
-    figures = DigitFigures("", "", tmp_path, "", few_digits[1], latent, lambda codes: codes, prior=True)
-    assert (figures.plane.origin == 0).all()
-
-
-def test_interpolations_begin_and_end_at_the_decoded_ends(trained, model):
-    _, rows, lines = trained[1]["interpolations"][:3]
-    for row, ends in zip(torch.from_numpy(rows), lines, strict=True):
-        for picture, place in zip((row[1], row[-2]), ends, strict=True):
-            with torch.no_grad():
-                expected = model.decode(torch.from_numpy(place)[None]).sigmoid()[0, 0]
-            torch.testing.assert_close(picture, expected, atol=1e-4, rtol=1e-3)
-
-
-def test_the_manifold_lies_at_the_quantiles_of_the_prior(trained, model):
-    grid = torch.from_numpy(trained[1]["manifold"][0])
-    normal = torch.distributions.Normal(0.0, 1.0)
-    low, high = normal.icdf(torch.tensor(0.5 / 24)), normal.icdf(torch.tensor(23.5 / 24))
-    for row, column, place in ((0, 0, (low, high)), (0, 23, (high, high)), (23, 0, (low, low))):
-        with torch.no_grad():
-            expected = model.decode(torch.tensor([place])).sigmoid()[0, 0]
-        torch.testing.assert_close(grid[row, column], expected, atol=1e-4, rtol=1e-3)
+    assert content(trained / "images/vanilla_vae_mnist_explorer.html")["prior"] is True
 
 
 def test_a_collapsed_posterior_is_reported(tmp_path, capsys, monkeypatch):

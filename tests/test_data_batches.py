@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from common.data.tensors import add_noise, binarized, random_flip, select, shuffled_batches, stream_seed, to_float
+from common.data.batches import add_noise, binarized, random_flip, select, shuffled_batches, stream_seed, to_float
 
 
 def test_flips_mirror_about_half_of_a_batch():
@@ -36,29 +36,34 @@ def test_noise_has_its_standard_deviation_and_stays_in_range():
 def test_binarized_pixels_are_white_as_often_as_they_are_bright_and_always_the_same():
     images = torch.tensor([0, 51, 255], dtype=torch.uint8).repeat(20_000, 1)
     binary = binarized(images, seed=1)
+    assert to_float(images)[0].tolist() == pytest.approx([0, 0.2, 1])
     assert set(binary.unique().tolist()) == {0, 255}
     assert (binary / 255).mean(dim=0).tolist() == pytest.approx([0, 0.2, 1], abs=0.02)
     assert torch.equal(binary, binarized(images, seed=1)) and not torch.equal(binary, binarized(images, seed=2))
 
 
-@pytest.mark.parametrize(("count", "batch_size"), [(10, 3), (12, 4), (1, 5), (5, 5)])
-def test_batches_visit_every_image_once_in_an_order_set_by_the_seed(count, batch_size):
-    def order(seed):
-        batches = list(shuffled_batches(count, batch_size, seed, torch.device("cpu")))
-        sizes = [len(batch) for batch in batches]
-        assert len(sizes) == -(-count // batch_size) and max(sizes) <= batch_size and max(sizes) - min(sizes) <= 1
-        return torch.cat(batches).tolist()
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize(("count", "batch_size"), [(10, 3), (12, 4), (7, 7), (100, 9)])
+def test_an_epoch_visits_every_image_once_in_equal_shares_and_an_order_set_by_the_seed(count, batch_size, world):
+    """But for fewer images than there are processes."""
 
-    assert sorted(order(1)) == list(range(count))
-    assert order(1) == order(1)
-    if count > 5:
-        assert order(1) != order(2)
+    def batches(seed):
+        shares = [shuffled_batches(count, batch_size, seed, torch.device("cpu"), rank, world) for rank in range(world)]
+        steps = list(zip(*shares, strict=True))
+        assert len(steps) == -(-count // batch_size)
+        sizes = [[len(part) for part in step] for step in steps]
+        assert all(len(set(step)) == 1 for step in sizes), "every process has as much to do"
+        totals = [sum(step) for step in sizes]
+        assert max(totals) <= batch_size + world - 1 and max(totals) - min(totals) <= world
+        return torch.cat([part for step in steps for part in step]).tolist()
+
+    visited = batches(1)
+    assert len(visited) == len(set(visited)) == count - count % world and set(visited) <= set(range(count))
+    assert visited == batches(1) != batches(2)
+    alone = torch.cat([*shuffled_batches(count, batch_size, 1, torch.device("cpu"))]).tolist()
+    assert sorted(visited) == sorted(alone[: count - count % world]), "the same order for any number of processes"
 
 
 def test_streams_of_random_numbers_differ():
     seeds = {stream_seed(seed, name, epoch) for seed in range(5) for name in "ab" for epoch in range(5)}
     assert len(seeds) == 50
-
-
-def test_grey_levels_are_scaled_to_0_to_1():
-    assert to_float(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0, 0.2, 1])
