@@ -64,7 +64,7 @@ def test_steps_agree_with_those_of_pytorchs_muon():
         assert (matrix.flatten(1) - expected).norm() < 0.03 * (expected - before).norm()
 
 
-def test_more_than_64_outputs_are_taken_64_at_a_time():
+def test_more_than_128_outputs_are_taken_64_at_a_time():
     generator = torch.Generator().manual_seed(0)
     whole = nn.Parameter(torch.randn(192, 300, generator=generator))
     parts = [nn.Parameter(part.clone()) for part in whole.detach().chunk(3)]

@@ -93,7 +93,7 @@ class Muon(torch.optim.Optimizer):
 def to_matrices(weight: Tensor) -> Tensor:
     """A view of the weight of a linear layer (O, I) or a convolution (O, I, K, K) as matrices (B, M, N), M <= N.
 
-    Multiples of 64 rows are split into parts of 64: the cost grows with their square, and that trains equally well.
+    More than 128 rows are split into parts of 64, if that divides them: the cost grows with the square of the rows.
     """
     if weight.ndim == 4:
         if weight.is_contiguous(memory_format=torch.channels_last):
@@ -101,7 +101,7 @@ def to_matrices(weight: Tensor) -> Tensor:
         weight = weight.view(len(weight), -1)
     if weight.shape[0] > weight.shape[1]:
         weight = weight.T
-    return weight.unflatten(0, (-1, 64)) if len(weight) % 64 == 0 else weight[None]
+    return weight.unflatten(0, (-1, 64)) if len(weight) > 128 and len(weight) % 64 == 0 else weight[None]
 
 
 def orthogonalizers(grams: Tensor, steps: int = 5) -> Tensor:
