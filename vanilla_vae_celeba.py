@@ -114,7 +114,6 @@ def fit(run: training.Run, args: Namespace, train: Faces, valid: Faces) -> Varia
     images = training.on_device(train.images, run.device)
     model = VariationalAutoencoder(args.latent_dim, args.size)
     model.to(run.device, memory_format=training.memory_format(run.device))
-    run.compile(model.encoder, model.decoder)
     # Muon trains the weights of all layers but those that meet the pixels; AdamW trains all others.
     muon = [layer.weight for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))][1:-1]
     optimizer = training.Optimizer(model, muon, lr=args.lr, muon_decay=MUON_DECAY)

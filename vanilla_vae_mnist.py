@@ -93,7 +93,6 @@ def fit(run: training.Run, args: Namespace, digits: Digits) -> VariationalAutoen
     model = VariationalAutoencoder(args.latent_dim).to(run.device)
     with torch.no_grad():  # start at the mean image, so that training need not learn that borders are black
         model.decoder[-1].bias.copy_(images.float().mean(dim=0).div(255).flatten().logit(eps=1e-3))
-    run.compile(model.encoder, model.decoder)
     # Muon trains the weights of the layers inside the encoder and inside the decoder, but not the first and the last
     # layer of each; AdamW trains all others.
     layers = [[layer for layer in part if isinstance(layer, nn.Linear)] for part in (model.encoder, model.decoder)]

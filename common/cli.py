@@ -55,7 +55,6 @@ def parser(script: str, description: str, defaults: dict[str, float]) -> Parser:
     add("--seed", type=number(int, 0, 2**63), default=0, help="random seed of weights, shuffles and noise")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: the accelerator, if any")
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: the faster one, by a short trial")
-    add("--compile", action="store_true", help="compile the networks with torch.compile")
     add("--data-dir", type=folder, default=Path("data"), help="folder of the data sets, downloaded if absent")
     add("--images-dir", type=folder, default=Path("images"), help="folder for the figures")
     add("--run-dir", type=folder, default=Path("runs", script), help="folder for checkpoint, metrics and results")

@@ -106,7 +106,7 @@ def squared_error(model, images):
 def make_run(folder, **changes):
     """A run in `folder` with small defaults."""
     arguments = {"epochs": 2, "batch_size": 4, "lr": 0.1, "seed": 0, "precision": "fp32"}
-    flags = {"resume": False, "compile": False, "run_dir": folder, "data_dir": folder}
+    flags = {"resume": False, "run_dir": folder, "data_dir": folder}
     return training.Run("test", Namespace(**arguments | flags | changes), torch.device("cpu"))
 
 

@@ -41,7 +41,7 @@ def clock(monkeypatch):
             nonlocal now
             now += seconds(precision, threads) + (rest.pop() if rest else 0)
 
-        monkeypatch.setattr(device, "trial_step", lambda device: step)
+        monkeypatch.setattr(device, "trial_step", lambda *_: step)
         return lambda: now
 
     monkeypatch.setattr(torch, "set_num_threads", set_threads)

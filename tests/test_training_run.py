@@ -1,17 +1,13 @@
 """Runs and their epochs: the batches a training loop gets, the records it keeps, and its guards."""
 
-import shutil
-import sysconfig
 import time
 from argparse import Namespace
-from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from conftest import IMAGES, Mean, make_run, squared_error, train
-from torch import nn
 
 from common import training
 from common.errors import UserError
@@ -215,10 +211,11 @@ def test_each_process_of_a_machine_has_its_own_accelerator(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     monkeypatch.setattr(torch.accelerator, "set_device_index", chosen)
     monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert processes.local_device(torch.device("cuda")) == torch.device("cuda", 1)
     chosen.assert_called_once_with(1)
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(UserError, match="there are 2 cuda devices"):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")  # all must end, since one that waits for the others doesn't stop
+    with pytest.raises(UserError, match="3 exceeds the GPUs here, 2"):
         processes.local_device(torch.device("cuda"))
 
 
@@ -245,60 +242,6 @@ def test_fp32_on_cuda_is_not_tf32(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # and restore it after the test
     monkeypatch.setattr(device, "choose_device", lambda name: torch.device("cuda"))
     folders = {"run_dir": tmp_path / "run", "images_dir": tmp_path / "images"}
-    with training.start("test", Namespace(**folders, device="cuda", precision="fp32", seed=0, resume=False)):
+    flags = {"device": "cuda", "precision": "fp32", "seed": 0, "resume": False, "batch_size": None}
+    with training.start("test", Namespace(**folders, **flags)):
         assert not torch.backends.cudnn.allow_tf32
-
-
-COMPILER = shutil.which("g++") or shutil.which("clang++")
-HEADERS = Path(sysconfig.get_path("include"), "Python.h").exists()
-
-
-class Layers(nn.Module):
-    """A model with an encoder to compile."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
-
-
-def encoded(model, images):
-    error = (model.encoder(images) - 1).square().squeeze(1)
-    return {"loss": error}
-
-
-@pytest.mark.skipif(not (COMPILER and HEADERS), reason="needs a C++ compiler and Python's headers")
-def test_a_compiled_network_trains_the_same_and_compiles_nothing_after_the_first_epoch(tmp_path, capsys):
-    """Its batches are of 4 and 3 images, and it is evaluated on 10: a size may start `torch.compile` again."""
-    models, graphs = [Layers(), Layers()], []
-    train(models[0], encoded, make_run(tmp_path / "plain", epochs=3))
-    with torch._inductor.config.patch(compile_threads=1):  # a pool of compilers takes longer to start than these steps
-        run = make_run(tmp_path / "compiled", epochs=3, compile=True)
-        run.compile(models[1].encoder)
-        torch._dynamo.utils.counters.clear()
-        counted = torch._dynamo.utils.counters["stats"]
-
-        def after():
-            training.evaluate(models[1], encoded, IMAGES)
-            training.batched(models[1].encoder, run.device)(IMAGES)
-            graphs.append(counted["unique_graphs"])
-
-        train(models[1], encoded, run, after=after)
-    assert "fails here" not in capsys.readouterr().err
-    assert graphs[0] == graphs[-1] == 2
-    torch.testing.assert_close(models[1].encoder[1].weight, models[0].encoder[1].weight, rtol=1e-4, atol=1e-6)
-    assert list(checkpoint.load(tmp_path / "compiled/checkpoint.pt")["model"]) == ["encoder.1.weight", "encoder.1.bias"]
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"), [(RuntimeError("no compiler\nat all"), "no compiler"), (OSError(), "OSError")]
-)
-def test_if_nothing_can_be_compiled_the_run_says_so_and_continues(tmp_path, monkeypatch, capsys, error, reason):
-    def broken(*_):
-        raise error
-
-    monkeypatch.setattr(torch, "compile", broken)
-    model, run = Layers(), make_run(tmp_path, compile=True)
-    run.compile(model.encoder)
-    assert f"torch.compile fails here ({reason}): going on without it" in capsys.readouterr().err
-    train(model, encoded, run)

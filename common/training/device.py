@@ -15,6 +15,7 @@ from common.training import processes
 SECONDS = 0.4  # for the trial of precisions and threads
 ROUNDS = 20  # of it, at most; at least 2
 CLEARLY = 0.95  # bf16 must take less than this share of fp32's time; otherwise the more exact fp32 is chosen
+TRIAL_SIZE, LARGEST = 256, 1024  # pictures of the trial on a GPU: by default, and at most
 FAR = 2 / 3  # fewer threads must take less than this share, so that an idle machine always uses the same number
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's share of the cores: microseconds per period, and the period
 
@@ -25,8 +26,8 @@ def set_up(device: torch.device) -> None:
     # Then glibc keeps the memory that a step frees, up to twice the largest block freed. Otherwise the system would
     # clear it again in every step, which takes 4% of a step of 512 digits.
     torch.empty(30 * 2**20, dtype=torch.uint8)
-    if device.type == "cuda":  # By default, convolutions would round to TF32. torch.compile may read this flag, an
-        torch.backends.cudnn.allow_tf32 = False  # error after the newer `conv.fp32_precision` is set.
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # By default, convolutions would round to TF32.
 
 
 def choose_device(name: str) -> torch.device:
@@ -69,12 +70,14 @@ def thread_counts() -> list[int]:
     return [count >> halvings for halvings in range(count.bit_length())]
 
 
-def trial_step(device: torch.device) -> Callable[[str], None]:
+def trial_step(device: torch.device, batch_size: int) -> Callable[[str], None]:
     """A step of training, in the precision it is given, of a small network with the scripts' kinds of layers."""
     layers = [nn.Conv2d(3, 64, 8, 4, 2), nn.SiLU(), nn.Conv2d(64, 96, 4, 2, 1), nn.SiLU(), nn.Flatten()]
     network = nn.Sequential(*layers, nn.Linear(96 * 8 * 8, 512), nn.SiLU(), nn.Linear(512, 784)).to(device)
-    # A GPU needs a batch of real size, where launches don't decide; a CPU that emulates bf16 must not take long.
-    batch = torch.rand(16 if device.type == "cpu" else 256, 3, 64, 64, device=device)
+    # On a GPU, launches decide in small batches and arithmetic in large ones; a CPU that emulates bf16 must not take
+    # long.
+    count = 16 if device.type == "cpu" else min(batch_size, LARGEST)
+    batch = torch.rand(count, 3, 64, 64, device=device)
 
     def step(precision: str) -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -85,7 +88,9 @@ def trial_step(device: torch.device) -> Callable[[str], None]:
     return step
 
 
-def choose_arithmetic(device: torch.device, precision: str, threads: list[int]) -> tuple[str, int, str]:
+def choose_arithmetic(
+    device: torch.device, precision: str, threads: list[int], batch_size: int = TRIAL_SIZE
+) -> tuple[str, int, str]:
     """The precision ("fp32" or "bf16"), the number of threads, and the reason, in words, by a short trial.
 
     `precision` may be "auto"; `threads` are the numbers to choose from, the preferred one first. The combinations
@@ -98,7 +103,7 @@ def choose_arithmetic(device: torch.device, precision: str, threads: list[int]) 
     if len(times) == 1:
         return precisions[0], threads[0], "as requested" if precision != "auto" else "it has no other"
 
-    step = trial_step(device)
+    step = trial_step(device, batch_size)
     for number in range(1 + ROUNDS):
         if number == 1:  # the first round loads kernels and libraries, and isn't counted
             started = time.perf_counter()

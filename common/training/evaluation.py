@@ -16,7 +16,7 @@ def evaluate(model: nn.Module, loss: Callable, images: Tensor, **options) -> dic
     """The mean of each term of `loss(model, batch, **options)` over `images` (N, C, H, W) uint8; it calls eval()."""
     model.eval()
     device = next(model.parameters()).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.compiler.set_stance("force_eager"):
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(EVALUATION_SEED)
         terms = [loss(model, to_float(batch.to(device)), **options) for batch in images.split(EVALUATION_BATCH)]
     # One transfer per term: reading each batch's values would make the host wait for the device every time.
@@ -28,9 +28,8 @@ def batched(function: Callable, device: torch.device) -> Callable:
 
     @torch.inference_mode()
     def over_all(inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        with torch.compiler.set_stance("force_eager"):  # other batch sizes than the training's aren't worth a graph
-            convert = to_float if inputs.dtype == torch.uint8 else lambda batch: batch
-            results = [function(convert(batch.to(device))) for batch in inputs.split(EVALUATION_BATCH)]
+        convert = to_float if inputs.dtype == torch.uint8 else lambda batch: batch
+        results = [function(convert(batch.to(device))) for batch in inputs.split(EVALUATION_BATCH)]
         if isinstance(results[0], Tensor):
             return torch.cat(results).cpu()
         return tuple(torch.cat(parts).cpu() for parts in zip(*results, strict=True))

@@ -78,8 +78,9 @@ class Muon(torch.optim.Optimizer):
         by_rows = defaultdict(list)
         for weight in group["params"]:
             if weight.grad is not None:
-                momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
-                momentum.lerp_(weight.grad, 1 - MOMENTUM)
+                if not (state := self.state[weight]):
+                    state["momentum"] = torch.zeros_like(weight)
+                momentum = state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
                 direction = to_matrices(weight.grad.lerp(momentum, MOMENTUM))
                 by_rows[direction.shape[1]].append((weight, direction))
         for pairs in by_rows.values():

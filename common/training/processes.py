@@ -37,8 +37,9 @@ def local_device(device: torch.device) -> torch.device:
     if device.type == "cpu" or not launched():
         return device
     index, count = int(os.environ["LOCAL_RANK"]), torch.accelerator.device_count()
-    if index >= count:
-        raise UserError(f"there are {count} {device.type} devices here: lower --nproc-per-node, or use --device cpu")
+    # All processes must end here: one that waited for the others would have to be killed.
+    if (wanted := int(os.environ["LOCAL_WORLD_SIZE"])) > count:
+        raise UserError(f"--nproc-per-node {wanted} exceeds the GPUs here, {count}: lower it, or use --device cpu")
     torch.accelerator.set_device_index(index)
     return torch.device(device.type, index)
 

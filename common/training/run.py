@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from common import files
 from common.data.batches import gather, shuffled_batches, stream_seed, to_float
-from common.errors import UserError, first_line
+from common.errors import UserError
 from common.training import checkpoint, device, evaluation, processes
 
 # A resumed run may change these arguments; all others shape the result.
-FREE_ARGUMENTS = {"epochs", "device", "precision", "compile", "data_dir", "images_dir", "run_dir", "resume", "faces"}
+FREE_ARGUMENTS = {"epochs", "device", "precision", "data_dir", "images_dir", "run_dir", "resume", "faces"}
 
 
 class Run:
@@ -47,7 +47,8 @@ class Run:
             precision = self.resumed["precision"] if precision == "auto" else precision
             threads = [min(self.resumed["threads"], threads[0])]
         precision, threads = processes.first((precision, threads))
-        self.precision, self.threads, reason = device.choose_arithmetic(where, precision, threads)
+        size = (args.batch_size or device.TRIAL_SIZE) // processes.world()
+        self.precision, self.threads, reason = device.choose_arithmetic(where, precision, threads, size)
         torch.set_num_threads(self.threads)
         print(f"computing on {where.type} in {self.precision} with {self.threads} threads: {reason}", flush=True)
         torch.manual_seed(args.seed)
@@ -61,18 +62,6 @@ class Run:
     def autocast(self) -> torch.autocast:
         """A context for the loss, in which operations run in bf16 where that is safe, if that is the precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-
-    def compile(self, *modules: nn.Module) -> None:
-        """With --compile, compile the forward passes of `modules` with torch.compile, in place."""
-        if not self.args.compile:
-            return
-        try:  # A missing compiler alone raises exceptions of many kinds.
-            torch.compile(torch.sin)(torch.ones(64, device=self.device))
-        except Exception as error:
-            print(f"--compile: torch.compile fails here ({first_line(error)}): going on without it", file=sys.stderr)
-            return
-        for module in modules:
-            module.compile(dynamic=False)  # an epoch's batch sizes differ by one image at most
 
     def epochs(self, model: nn.Module, optimizer: torch.optim.Optimizer, data: str = "") -> Iterator["Epoch"]:
         """The epochs to train, after those of a resumed run, which must have had images with the same name, `data`.

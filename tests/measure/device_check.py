@@ -51,8 +51,8 @@ def row(*cells, header=False):
     print("\n" * header + f"| {' | '.join(map(str, cells))} |" + f"\n|{'---|' * len(cells)}" * header, flush=True)
 
 
-def train(script, watch, where="", precision="fp32", layout="channels_last", size=16, mode=None):
-    """What `watch(epoch)` finds: each of its yields is a step of the script's own loop. mode: of torch.compile."""
+def train(script, watch, where="", precision="fp32", layout="channels_last", size=16):
+    """What `watch(epoch)` finds: each of its yields is a step of the script's own loop."""
     faces, where, width = script is FACES, torch.device(where or HERE.device), 32 if HERE.tiny else 64
     celeba.DRAWN_COUNTS = 256 if HERE.tiny else 2048, 1, 1
     data = celeba.load_faces("drawn", ROOT, width)[:2] if faces else digits.load_digits("MNIST", ROOT / "data")[:1]
@@ -65,18 +65,14 @@ def train(script, watch, where="", precision="fp32", layout="channels_last", siz
             passes, self.shown = super().batches, float("inf")  # so that `record` doesn't read numbers
             endless = (batch for _ in itertools.count() for batch in passes(images, batch_size))
             for _ in watch(self):
-                if mode == "reduce-overhead":
-                    torch.compiler.cudagraph_mark_step_begin()
                 yield next(endless)
 
     training.device.set_up(where)
-    torch._dynamo.reset()
     training.memory_format = training.device.memory_format = lambda _: LAYOUTS[layout]
     training.device.thread_counts = lambda: [torch.get_num_threads()]
     with contextlib.redirect_stdout(None):
         run = training.Run(script.SCRIPT, args, where)
     run.epochs = lambda model, optimizer, data: [Watched(run, 0, model.train(), optimizer, tqdm(disable=True))]
-    run.compile = lambda *modules: [module.compile(dynamic=False, mode=mode) for module in modules if mode]
     script.fit(run, args, *(part.first(count) for part in data))
     return run.found
 
@@ -162,19 +158,16 @@ def agreement():
 def scripts():
     """The scripts as a user runs them: the seconds of their epochs, and of the whole with its figures and page."""
     row("command", "test scores", "training", "whole", "images per second", "precision", header=True)
-    cases = [(AE,), (VAE,), (FACES,), (AE, "--compile", "--epochs", 3), (FACES, "--compile", "--epochs", 3)]
-    for script, *flags in cases[: 4 if HERE.tiny else 5]:
-        began, name = time.perf_counter(), f"{script.SCRIPT}{len(flags)}"
-        text = finish(launch(script, name, *flags))
-        whole, results = time.perf_counter() - began, json.loads((HERE.folder / name / "run/results.json").read_text())
-        scores, seconds = results["test"], [line["seconds"] for line in history(name)]
-        command = f"`{' '.join(map(str, (f'{script.SCRIPT}.py', *flags)))}` on {results['dataset']}"
+    for script in (AE, VAE, FACES):
+        began = time.perf_counter()
+        finish(launch(script, script.SCRIPT))
+        whole = time.perf_counter() - began
+        results = json.loads((HERE.folder / script.SCRIPT / "run/results.json").read_text())
+        scores, command = results["test"], f"`{script.SCRIPT}.py` on {results['dataset']}"
         test = ", ".join(f"{term} {value:.4g}" for term, value in scores.items())
-        cells = f"{sum(seconds):.1f} s", f"{whole:.0f} s", f"{results['images_per_second']:,}", results["precision"]
-        row(command, test, *cells)
-        eager = "torch.compile fails" in text or seconds[-1] > 0.7 * seconds[0]  # or it compiles in every epoch
-        assert not flags or not eager, f"{seconds} {text[-300:]}"
-        if not HERE.tiny and not flags:  # as on a CPU
+        speed = f"{results['images_per_second']:,}", results["precision"]
+        row(command, test, f"{results['seconds']:.1f} s", f"{whole:.0f} s", *speed)
+        if not HERE.tiny:  # as on a CPU
             assert script is not AE or 0.0295 < scores["mse"] < 0.0322 and scores["knn"] > 0.86
             assert script is not VAE or 129 < scores["neg_elbo_grey"] < 133
 
@@ -184,12 +177,12 @@ def errors():
     jobs = {"sees none here": launch(AE, "absent", where="mps")}
     if not HERE.tiny:
         jobs["out of memory"] = launch(AE, "memory", "--batch-size", 60_000, change=LITTLE_MEMORY)
-        jobs["--nproc-per-node exceeds"] = launch(AE, "crowd", processes=torch.cuda.device_count() + 1)
+        jobs["exceeds the GPUs"] = launch(AE, "crowd", processes=torch.cuda.device_count() + 1)
     row("error", header=True)
     for words, job in jobs.items():
         text = finish(job, 1 if (torchrun := "--no-python" in job.args) else 2)
         row(next(line for line in text.splitlines() if "error: " in line))
-        assert words in text and (torchrun or "Traceback" not in text), text[-600:]
+        assert words in text and "Signal 9" not in text and (torchrun or "Traceback" not in text), text[-600:]
 
 
 def processes():
@@ -203,7 +196,8 @@ def processes():
         finish(job)
         losses, expected = ([line["loss"] for line in history(each)] for each in (name, "one"))
         row(name, *(f"{loss:.3f}" for loss in losses))
-        assert all(abs(loss / true - 1) < 1e-3 for loss, true in zip(losses, expected, strict=True))
+        most = 5e-3 if name == "two on the CPU" else 1e-5  # it rounds differently, and training enlarges that
+        assert all(abs(loss / true - 1) < most for loss, true in zip(losses, expected, strict=True))
 
 
 def resuming():
@@ -222,7 +216,7 @@ def resuming():
 
 
 def speeds():
-    """Steps as they are, with `--compile` (default), and with CUDA graphs (reduce-overhead); on a CPU, operations."""
+    """Milliseconds per step, and those of them in which the GPU works; on a CPU, operations."""
 
     def watch(epoch):
         times = []
@@ -230,30 +224,23 @@ def speeds():
             began = time.perf_counter()
             yield from [None] * count
             wait()
-            times.append((time.perf_counter() - began) / count)
+            times.append(1000 * (time.perf_counter() - began) / count)
         with torch.profiler.profile(activities=[getattr(torch.profiler.ProfilerActivity, kind)]) as profiled:
             yield from [None] * 2
             wait()
         kernels = [e for e in profiled.events() if e.device_type.name == kind and not e.is_user_annotation]
-        busy, loss = sum(e.time_range.elapsed_us() for e in kernels) / 2000, epoch.means["loss"]
-        epoch.run.found = 5 * times[0], 1000 * sorted(times[1:])[1], len(kernels) // 2, busy, loss
+        busy = sum(e.time_range.elapsed_us() for e in kernels) / 2000
+        epoch.run.found = sorted(times[1:])[1], len(kernels) // 2, busy
 
-    modes, eager = ("default", "reduce-overhead"), {}
     wait, kind = (lambda: None, "CPU") if HERE.tiny else (torch.cuda.synchronize, "CUDA")
     sizes = [(AE, 128), (AE, 512), (AE, 2048), (VAE, 512), *((FACES, size) for size in (64, 128, 256, 512, 1024))]
-    ways = [*itertools.product(LAYOUTS, ("fp32", "bf16"))]
-    cases = [(*case, *way, None) for case in sizes for way in (ways if case[0] is FACES else ways[:2])]
-    cases += [(*case, "channels_last", "bf16", mode) for case in (sizes[4], sizes[1], sizes[6]) for mode in modes]
-    if HERE.tiny:
-        cases = [(AE, 64, "channels_last", "fp32", mode) for mode in (None, *modes)]
-    names = ("first steps", "ms per step", "images/s", "times the eager speed", "launches", "GPU busy, ms")
-    row("script", "batch", "layout", "precision", "mode", *names, header=True)
-    for script, size, layout, precision, mode in cases:
-        first, ms, launches, busy, loss = train(script, watch, "", precision, layout, size, mode)
-        usual, expected = eager.setdefault((script, size, layout, precision), (ms, loss))
-        cells = f"{first:.1f} s", f"{ms:.2f}", f"{1000 * size / ms:,.0f}", f"{usual / ms:.2f}", launches, f"{busy:.2f}"
-        row(script.SCRIPT, size, layout, precision, mode or "eager", *cells)
-        assert abs(loss / expected - 1) < 0.05, f"the loss is {loss:g}, not {expected:g}"
+    row("script", "batch", "layout", "precision", "ms per step", "images/s", "launches", "GPU busy, ms", header=True)
+    sizes = sizes[:1] if HERE.tiny else sizes
+    for (script, size), layout, precision in itertools.product(sizes, LAYOUTS, ("fp32", "bf16")):
+        if script is FACES or layout == "channels_last":
+            ms, launches, busy = train(script, watch, "", precision, layout, size)
+            cells = f"{ms:.2f}", f"{1000 * size / ms:,.0f}", launches, f"{busy:.2f}"
+            row(script.SCRIPT, size, layout, precision, *cells)
 
 
 PARTS = {"agreement": 100, "scripts": 260, "errors": 60, "processes": 80, "resuming": 90, "speeds": 290}  # seconds
@@ -262,7 +249,6 @@ PARTS = {"agreement": 100, "scripts": 260, "errors": 60, "processes": 80, "resum
 def work(name):
     """The process of a part."""
     os.setsid()
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(HERE.folder / f"compiled_{name}")  # new, so times are true
     try:
         globals()[name]()
         assert not WARNINGS, f"the scripts print warnings: {sorted(WARNINGS)}"
