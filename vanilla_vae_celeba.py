@@ -8,6 +8,7 @@ python vanilla_vae_celeba.py --resume                    continue after an inter
 """
 
 from argparse import Namespace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -45,11 +46,11 @@ class VariationalAutoencoder(nn.Module):
         super().__init__()
         channels, deepest = CHANNELS[size], CHANNELS[size][-1]  # the deepest maps have 4x4 pixels
         layers = [nn.Conv2d(3, channels[0], 8, stride=4, padding=2), Norm(8, channels[0]), nn.SiLU()]
-        for inputs, outputs in zip(channels, channels[1:], strict=False):
+        for inputs, outputs in pairwise(channels):
             layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), Norm(8, outputs), nn.SiLU()]
         self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(deepest * 4 * 4, 2 * latent_dim))
         layers = [nn.Linear(latent_dim, deepest * 4 * 4), nn.Unflatten(1, (deepest, 4, 4)), Norm(8, deepest), nn.SiLU()]
-        for inputs, outputs in zip(channels[::-1], channels[-2::-1], strict=False):
+        for inputs, outputs in pairwise(reversed(channels)):
             layers += [nn.Conv2d(inputs, 4 * outputs, 3, padding=1), nn.PixelShuffle(2), Norm(8, outputs), nn.SiLU()]
         self.decoder = nn.Sequential(*layers, nn.Conv2d(channels[0], 3 * 4 * 4, 3, padding=1), nn.PixelShuffle(4))
         nn.init.constant_(self.decoder[-2].bias, 0.5)  # begin with grey pictures, not black ones

@@ -66,7 +66,8 @@ class Run:
     def epochs(self, model: nn.Module, optimizer: torch.optim.Optimizer, data: str = "") -> Iterator["Epoch"]:
         """The epochs to train, after those of a resumed run, which must have had images with the same name, `data`.
 
-        Every epoch ends with a checkpoint, a line in metrics.jsonl and, without a progress bar, one on the console.
+        Every epoch begins with model.train(), and ends with a checkpoint, a line in metrics.jsonl and, without a
+        progress bar, one on the console.
         Raises UserError if the weights are no longer finite, or a checkpoint doesn't fit or can't be written.
         """
         if len(set(processes.gathered((len(self.history), data)))) > 1:
