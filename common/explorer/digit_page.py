@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import matplotlib as mpl
 import torch
 from torch import nn
 
@@ -40,10 +39,11 @@ def write(path: Path, figures: DigitFigures, model: nn.Module, *, own_layers: di
         images = to_float(digits.images[:CHECKS])
         places = low + side * torch.rand(CHECKS, 2, generator=torch.Generator().manual_seed(0))
         bound = CODE_BOUND * side
-        present, colours = digits.labels.unique().tolist(), maps.colours(len(digits.classes))
+        present = digits.labels.unique().tolist()
+        colours = [bytes(colour) for colour in (255 * maps.colours(len(digits.classes))).round().astype("uint8")]
         centres = torch.stack([latent[digits.labels == label].median(dim=0).values for label in present])
         classes = [
-            {"label": label, "name": digits.classes[label], "colour": mpl.colors.to_hex(colours[label]), "place": place}
+            {"label": label, "name": digits.classes[label], "colour": f"#{colours[label].hex()}", "place": place}
             for label, place in zip(present, maps.spread_apart(centres.numpy(), 0.04 * side).tolist(), strict=True)
         ]
         content |= layers.write(model, images, places, levels=torch.sigmoid, bound=bound, own_layers=own_layers)
