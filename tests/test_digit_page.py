@@ -1,5 +1,6 @@
 """The explorer page: its size, its contents, and its behaviour in a real browser without a network."""
 
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,21 @@ def test_it_holds_the_first_test_digits_and_says_by_whom_they_are(ae, digits, pa
     assert torch.equal(labels, digits[1].labels[: len(latent)])
     assert ae.browser.title == ae.text("title") == TITLE
     assert "LeCun" in ae.text("licence") and "CC BY-SA 3.0" in ae.text("licence")
+
+
+@pytest.mark.parametrize("script", [vanilla_ae, vanilla_vae_mnist])
+def test_the_page_in_images_is_what_the_code_of_today_would_write(browser, pages, script):
+    """But for the numbers in it: those are of the script's own training."""
+    path = Path(script.__file__).parent / f"images/{script.SCRIPT}_explorer.html"
+    fresh = pages["ae" if script is vanilla_ae else "vae"][0]
+    data = re.compile('(?<=type="application/json">).*?(?=</script>)', re.DOTALL)
+    assert data.sub("", path.read_text("utf-8")) == data.sub("", fresh.read_text("utf-8"))
+    kept, now = content(path), content(fresh)
+    assert kept.keys() == now.keys() and kept["prior"] == now["prior"] and path.with_name(kept["other"]).exists()
+    for part in ("encoder", "decoder"):
+        assert [layer["kind"] for layer in kept[part]] == [layer["kind"] for layer in now[part]]
+    assert path.stat().st_size < 2e6
+    Page(browser, path).draw((0.5, 0.2), (0.5, 0.8))
 
 
 @pytest.mark.parametrize("name", ["ae", "vae"])
