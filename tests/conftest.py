@@ -9,6 +9,10 @@ import zipfile
 from argparse import Namespace
 from pathlib import Path
 
+# With models as small as those of the tests, several threads mostly wait for one another, especially on a shared
+# machine. So say all libraries, also of the processes that tests start, whose results are then bit-identical.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 from browser import offline_chromium
@@ -24,10 +28,6 @@ ROOT = Path(__file__).parents[1]
 
 # A shell that starts the tests in the background makes them, and the scripts that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-# With models as small as those of the tests, several threads mostly wait for one another, especially on a shared
-# machine. Processes started by tests get OMP_NUM_THREADS=1, for bit-identical results.
-torch.set_num_threads(1)
 
 # The same examples in every run, however slow the machine.
 slow = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]

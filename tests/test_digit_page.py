@@ -170,7 +170,8 @@ def test_only_the_classes_that_are_ticked_are_shown(ae, digits, pages):
     boxes = ae.find("legend").find_elements(By.TAG_NAME, "label")
     assert [box.text for box in boxes] == list(digits[1].classes)
 
-    dots = r"""const {data} = $("points").getContext("2d").getImageData(0, 0, 9999, 9999);
+    dots = r"""const {width, height} = $("points");
+        const {data} = $("points").getContext("2d").getImageData(0, 0, width, height);
         const wanted = classes[3].colour.match(/\w\w/g).map(each => parseInt(each, 16));
         const like = n => n % 4 === 0 && wanted.every((level, c) => Math.abs(data[n + c] - level) < 8);
         return data.filter((_, n) => like(n)).length;"""  # pixels in the class's colour

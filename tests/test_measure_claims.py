@@ -15,7 +15,6 @@ from common.data import celeba
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
     """Flags for a quick run in `tmp_path`, on fewer images still."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(laboratory, "QUICK", 100)
     monkeypatch.setattr(celeba, "DRAWN_COUNTS", (100, 100, 100))
     monkeypatch.setitem(claims.vanilla_vae_celeba.CHANNELS, 64, (16, 16, 16))

@@ -219,6 +219,14 @@ def test_each_process_of_a_machine_has_its_own_accelerator(monkeypatch):
         processes.local_device(torch.device("cuda"))
 
 
+def test_more_processes_than_images_in_a_batch_are_refused(tmp_path, monkeypatch):
+    run = make_run(tmp_path)
+    monkeypatch.setattr(processes, "world", lambda: 3)  # but 4 batches of 10 images have 2 in the smallest
+    monkeypatch.setattr(processes, "gathered", lambda value: [value])
+    with pytest.raises(UserError, match="10 images in batches of 3 are too few for 3 processes"):
+        train(Mean(), squared_error, run, batch_size=3)
+
+
 def test_a_data_set_that_does_not_fit_stays_on_the_host(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (IMAGES.nbytes, 0))
     assert on_device(IMAGES, torch.device("cuda")) is IMAGES
