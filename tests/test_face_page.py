@@ -280,9 +280,8 @@ def test_it_fits_narrow_windows_in_light_and_dark(browser, small):
     for width in (725, 800, 1060, 1100, 390):
         page = FacePage(browser, small["path"], width=width, height=844, dark=width == 390)
         page.run("$('more').open = true")
-        page.assert_it_fits(
-            "face", "walk", "first", "second", "prior", "fitted", "reset", "frame", "strip", "components"
-        )
+        names = "face", "walk", "first", "second", "prior", "fitted", "reset", "frame", "strip", "components"
+        page.assert_it_fits(*names)
         paper = page.run("return getComputedStyle(document.body).backgroundColor")
         assert (int(paper.split("(")[1].split(",")[0]) < 60) == (width == 390)
         columns = [page.find(name).rect for name in ("stage", "sliders", "own")]

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from argparse import Namespace
 
 import pytest
 from conftest import ROOT, draw_nothing
@@ -110,32 +109,18 @@ def test_processes_that_see_different_epochs_are_an_error_and_start_nothing(tmp_
     assert "error: the processes see different epochs or data" in errors and f"put {tmp_path}/" in errors
 
 
-@pytest.fixture(scope="module")
-def two_of_which_one_dies(tmp_path_factory, small_data):
-    """Two processes that train on faces, of which one is killed after four epochs: the job's folder and its end."""
-    folder = tmp_path_factory.mktemp("faces")
-    folders = ("--data-dir", folder, "--run-dir", folder / "run", "--images-dir", folder / "images")
+def test_two_processes_share_the_faces_one_validates_and_one_that_dies_ends_the_job(tmp_path, small_data):
+    folders = ("--data-dir", tmp_path, "--run-dir", tmp_path / "run", "--images-dir", tmp_path / "images")
     run = ("--faces", small_data / "faces_here", "--size", "32", "--limit", "150", "--batch-size", "20")
     run += ("--epochs", "100", "--precision", "fp32", "--device", "cpu")
-    job = torchrun(2, named_by_their_ranks("vanilla_vae_celeba", folder), *run, *folders)
+    job = torchrun(2, named_by_their_ranks("vanilla_vae_celeba", tmp_path), *run, *folders)
     lines = read_until(job, "epoch 4/")
-    os.kill(int((folder / "1").read_text()), signal.SIGKILL)
+    os.kill(int((tmp_path / "1").read_text()), signal.SIGKILL)
     errors = job.communicate(timeout=300)[1]  # by themselves, processes wait for one another for two hours
-    return Namespace(folder=folder, lines=lines, errors=errors, code=job.returncode)
-
-
-def test_a_process_that_dies_ends_the_job_and_the_last_epoch_is_kept(two_of_which_one_dies):
-    job = two_of_which_one_dies
-    assert job.code != 0
-    assert "SIGKILL" in job.errors or "-9" in job.errors
-    assert checkpoint.load(job.folder / "run/checkpoint.pt")["epoch"] >= 4
-    assert not list((job.folder / "run").glob("*.tmp"))
-
-
-def test_two_processes_share_the_prepared_faces_and_one_validates(two_of_which_one_dies):
-    job = two_of_which_one_dies
-    epochs = [line.split("/")[0] for line in job.lines if line.startswith("epoch")]
+    assert job.returncode != 0 and ("SIGKILL" in errors or "-9" in errors)
+    epochs = [line.split("/")[0] for line in lines if line.startswith("epoch")]
     assert epochs == ["epoch 1", "epoch 2", "epoch 3", "epoch 4"]
-    assert len([path for path in job.folder.glob("prepared/*") if path.is_dir()]) == 1
-    history = checkpoint.load(job.folder / "run/checkpoint.pt")["history"]
-    assert history[3]["valid_mse"] > 0 and history[3]["mse"] < history[0]["mse"]
+    assert len([path for path in tmp_path.glob("prepared/*") if path.is_dir()]) == 1
+    state = checkpoint.load(tmp_path / "run/checkpoint.pt")
+    assert state["epoch"] >= 4 and not list((tmp_path / "run").glob("*.tmp"))
+    assert state["history"][3]["valid_mse"] > 0 and state["history"][3]["mse"] < state["history"][0]["mse"]

@@ -57,13 +57,6 @@ def test_the_encoder_sees_fresh_noise_every_time_and_the_target_stays_clean():
     assert (seen[0] - images)[inner].std().item() == pytest.approx(0.274, abs=0.01)  # of 0.3, clipped
 
 
-def test_codes_and_logits_are_fp32_even_if_the_layers_compute_in_bf16():
-    model, images = script.Autoencoder(2), torch.rand(3, 1, 28, 28)
-    with torch.autocast("cpu", torch.bfloat16):
-        latent = model.encode(images)
-        assert latent.dtype == model.decode(latent).dtype == torch.float32
-
-
 def test_training_lowers_the_loss_and_the_results_are_those_of_the_model_on_the_test_split(trained, few_digits):
     lines = [json.loads(line) for line in (trained / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3] and lines[2]["loss"] < lines[0]["loss"]

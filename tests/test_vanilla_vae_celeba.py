@@ -90,13 +90,6 @@ def test_the_loss_of_a_batch_is_the_size_weighted_loss_of_its_parts():
     torch.testing.assert_close(whole, sum(parts))
 
 
-def test_codes_and_pictures_are_fp32_even_if_the_layers_compute_in_bf16():
-    model, images = script.VariationalAutoencoder(4, 32), torch.rand(2, 3, 32, 32)
-    with torch.autocast("cpu", torch.bfloat16):
-        mean, log_variance = model.encode(images)
-        assert mean.dtype == log_variance.dtype == model.decode(mean).dtype == torch.float32
-
-
 def test_plain_autoencoder_has_no_noise_and_no_kl():
     model, images = script.VariationalAutoencoder(4, 32).eval(), torch.rand(2, 3, 32, 32)
     first, second = (script.loss(model, images, beta=5, ae=True) for _ in range(2))

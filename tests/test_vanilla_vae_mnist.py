@@ -109,11 +109,15 @@ def test_the_loss_of_a_batch_is_the_size_weighted_loss_of_its_parts(monkeypatch)
     torch.testing.assert_close(whole, sum(parts))
 
 
-def test_codes_and_logits_are_fp32_even_if_the_layers_compute_in_bf16():
-    model, images = script.VariationalAutoencoder(2), torch.rand(3, 1, 28, 28)
+MODELS = [vanilla_ae.Autoencoder(2), script.VariationalAutoencoder(2), vanilla_vae_celeba.VariationalAutoencoder(2, 32)]
+
+
+@pytest.mark.parametrize(("model", "shape"), zip(MODELS, [(1, 28, 28), (1, 28, 28), (3, 32, 32)], strict=True))
+def test_codes_and_pictures_are_fp32_even_if_the_layers_compute_in_bf16(model, shape):
     with torch.autocast("cpu", torch.bfloat16):
-        mean, log_variance = model.encode(images)
-        assert mean.dtype == log_variance.dtype == model.decode(mean).dtype == torch.float32
+        codes = model.encode(torch.rand(2, *shape))
+        codes = codes if isinstance(codes, tuple) else (codes,)
+        assert {part.dtype for part in (*codes, model.decode(codes[0]))} == {torch.float32}
 
 
 def test_training_lowers_the_negative_elbo_and_the_results_are_those_of_the_model_on_the_test_split(
