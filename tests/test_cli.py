@@ -118,7 +118,7 @@ vanilla_ae.cli.run(lambda argv: [print(text, flush=True) for text in ("wrote 顔
 
 def test_an_import_trains_nothing_and_an_output_that_lacks_a_character_or_is_closed_ends_in_no_traceback():
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252", "MPLBACKEND": "not_installed"}  # as a notebook's
     with subprocess.Popen([sys.executable, "-c", IMPORTED], cwd=ROOT, env=environment, **pipes) as process:
         assert [process.stdout.readline() for _ in range(2)] == ["False\n", "wrote ?.png\n"]
         process.stdout.close()  # as `head` does

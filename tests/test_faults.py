@@ -98,12 +98,10 @@ def test_a_run_ended_at_a_random_moment_resumes_to_identical_weights(
         assert first.returncode == 130 and len(errors.splitlines()) == 1 and errors.startswith("stopped: ")
         # The signal may come after an epoch's checkpoint was written, before the epoch is counted.
         assert f"holds epoch {reached}, and" in errors or f"holds epoch {reached - 1}, and" in errors
-    expected = checkpoint.load(undisturbed(script) / "run/checkpoint.pt")
-    capsys.readouterr()
     train_here(script, small_data, tmp_path, "--epochs", EPOCHS, "--resume")
     output = capsys.readouterr().out
     assert f"epoch {reached + 1}/" in output and f"epoch {reached}/" not in output
-    resumed = checkpoint.load(tmp_path / "run/checkpoint.pt")
+    expected, resumed = (checkpoint.load(path / "run/checkpoint.pt") for path in (undisturbed(script), tmp_path))
     assert expected["model"].keys() == resumed["model"].keys()
     for name, value in expected["model"].items():
         assert torch.equal(value, resumed["model"][name]), name
