@@ -22,7 +22,7 @@ import vanilla_vae_celeba
 import vanilla_vae_mnist
 from common.training import checkpoint
 
-EPOCHS = 10
+EPOCHS = 16
 SCRIPTS = {script.SCRIPT: script for script in (vanilla_ae, vanilla_vae_mnist, vanilla_vae_celeba)}
 
 
