@@ -33,8 +33,7 @@ MUON_DECAY = 0.15  # Muon's weight decay, relative to the learning rate
 class Residual(nn.Linear):
     """A residual layer (He et al. 2016), x + SiLU(W x + b), (B, width) -> (B, width).
 
-    A step that adds to its input lets information pass through many layers, so that the decoder learns early to use
-    the code.
+    A layer that adds to its input lets information and gradients pass through many layers.
     """
 
     def forward(self, hidden: Tensor) -> Tensor:
