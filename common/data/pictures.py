@@ -60,18 +60,19 @@ def load(path: Path, data_dir: Path, size: int, mode: str) -> Pictures:
         path, files, tables, stamp = _find(path.expanduser())
         name = f"{size}{mode}-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]}"
         folder = prepared / f"{name}-{stamp}"  # so nothing is replaced that another run has mapped
-        if _cached(folder, shape) is None:
+        if (cached := _cached(folder, shape)) is None:
             prepared.mkdir(parents=True, exist_ok=True)
             with lock(prepared / f"{name}.lock"):
-                if _cached(folder, shape) is None:  # otherwise another run has made it meanwhile
+                if (cached := _cached(folder, shape)) is None:  # otherwise another run has made it meanwhile
                     for old in prepared.glob(f"{name}-*"):  # outdated, damaged, or of a killed run
                         shutil.rmtree(old, ignore_errors=True)
                     _prepare(path, files, size, mode, folder)
+                    cached = _cached(folder, shape)
     except OSError as error:
         problem = f"{error.filename or prepared} cannot be read or written ({error.strerror or error})"
         room = f"{prepared} needs {size * size * len(mode):,} bytes per picture, or give another --data-dir"
         raise UserError(f"{problem}: pictures must be readable, and {room}") from error
-    return Pictures(*_cached(folder, shape), tables, few([path.absolute().name]))
+    return Pictures(*cached, tables, few([path.absolute().name]))
 
 
 def _find(path: Path) -> tuple[Path, Readers, Readers, str]:

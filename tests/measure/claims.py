@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from matplotlib.patches import Circle
 from scipy.ndimage import median_filter
-from scores import frechet_distance, linear_accuracy, log_likelihood, precision_recall
+from scores import frechet_distance, linear_accuracy, log_likelihood, neighbour_radii, precision_recall
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
@@ -108,10 +108,11 @@ class Judge:
 
     def __init__(self, features: Callable[[Tensor], Tensor], test: Tensor):
         self.features, self.real = features, features(test)
+        self.radii = neighbour_radii(self.real)
 
     def __call__(self, images: Tensor, name: str) -> dict[str, float]:
         found = self.features(images)
-        precision, recall = precision_recall(self.real, found)
+        precision, recall = precision_recall(self.real, found, self.radii)
         scores = {f"{name}: frechet": frechet_distance(self.real, found)}
         return scores | {f"{name}: precision": precision, f"{name}: recall": recall}
 

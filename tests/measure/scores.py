@@ -26,21 +26,26 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     return float(offset + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * cross)
 
 
-def precision_recall(real: Tensor, generated: Tensor, neighbours: int = 3) -> tuple[float, float]:
+def neighbour_radii(points: Tensor, neighbours: int = 3) -> np.ndarray:
+    """The distance (N,) of each of the features (N, F) to its third neighbour."""
+    return NearestNeighbors(n_neighbors=neighbours).fit(points.numpy()).kneighbors()[0][:, -1]
+
+
+def precision_recall(real: Tensor, generated: Tensor, radii: np.ndarray | None = None) -> tuple[float, float]:
     """Which share of the generated features (M, F) lies among the real ones (N, F), and the reverse.
 
     A point lies among others if it is no farther from one of them than that one's third neighbour is (Kynkäänniemi et
     al. 2019, "Improved Precision and Recall Metric for Assessing Generative Models"). Precision falls if pictures are
-    unlike real ones, recall if they are too much alike.
+    unlike real ones, recall if they are too much alike. radii: the real ones' `neighbour_radii`, if known.
     """
 
-    def share_among(points: np.ndarray, others: np.ndarray) -> float:
-        radii = NearestNeighbors(n_neighbors=neighbours).fit(others).kneighbors()[0][:, -1]
-        inside = [(part <= radii).any(axis=1) for part in pairwise_distances_chunked(points, others, working_memory=64)]
+    def share_among(points: Tensor, others: Tensor, radii: np.ndarray) -> float:
+        distances = pairwise_distances_chunked(points.numpy(), others.numpy(), working_memory=64)
+        inside = [(part <= radii).any(axis=1) for part in distances]
         return float(np.concatenate(inside).mean())
 
-    real, generated = real.numpy(), generated.numpy()
-    return share_among(generated, real), share_among(real, generated)
+    radii = neighbour_radii(real) if radii is None else radii
+    return share_among(generated, real, radii), share_among(real, generated, neighbour_radii(generated))
 
 
 def linear_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
