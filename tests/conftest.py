@@ -35,6 +35,14 @@ settings.register_profile("tests", derandomize=True, deadline=None, suppress_hea
 settings.load_profile("tests")
 
 
+LONGEST = ("test_training_processes.py", "test_faults.py", "test_digit_page.py", "test_face_page.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, so that no worker is left with one of them when the other has ended."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def digits():
     """The real MNIST, train and test, from the project's own data folder."""

@@ -1,11 +1,13 @@
 """The autoencoder's script: its loss, its training, what it leaves behind."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 import torch
 from conftest import draw_nothing
+from PIL import Image, ImageSequence
 from torch.nn import functional as F
 
 import vanilla_ae as script
@@ -30,7 +32,7 @@ def folders(folder):
 def trained(tmp_path_factory):
     """The folder of a short run of the whole script."""
     folder = tmp_path_factory.mktemp("ae")
-    script.main([*QUICK, *folders(folder)])
+    script.main([*QUICK, "--animate", *folders(folder)])
     return folder
 
 
@@ -83,7 +85,7 @@ def test_training_lowers_the_loss_and_the_results_are_those_of_the_model_on_the_
 def test_a_run_leaves_every_figure_and_the_page_and_resuming_it_draws_them_again(trained, capsys):
     names = {path.name for path in (trained / "images").iterdir()}
     own = {f"vanilla_ae_{name}" for name in ("reconstructions.png", "manifold.png", "curves.png", "explorer.html")}
-    assert names == {"1.png", "2.png"} | own
+    assert names == {"1.png", "2.png", "vanilla_ae_training.gif"} | own
     before, results = (trained / "images/1.png").read_bytes(), (trained / "run/results.json").read_text()
     assert before.startswith(b"\x89PNG")
     (trained / "images/1.png").unlink()
@@ -91,6 +93,14 @@ def test_a_run_leaves_every_figure_and_the_page_and_resuming_it_draws_them_again
     assert (trained / "images/1.png").read_bytes() == before
     assert (trained / "run/results.json").read_text() == results
     assert "epoch 1/" not in capsys.readouterr().out
+
+
+def test_the_animation_shows_every_epoch_and_parts_of_the_first(trained):
+    with Image.open(trained / "images/vanilla_ae_training.gif") as movie:
+        frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(movie)]
+    assert len(frames) == 47 // 12 + 3  # of 47 steps in each of three epochs
+    assert all((one != other).any() for one, other in itertools.pairwise(frames))
+    assert all(0.02 < (frame < 255).any(axis=2).mean() < 0.6 for frame in frames)
 
 
 def test_a_denoising_run_reports_and_draws_its_results(tmp_path):
@@ -116,10 +126,10 @@ def test_the_batch_size_and_the_rate_fit_the_length_of_the_run(tmp_path, monkeyp
     monkeypatch.setattr(script.training, "Optimizer", record)
     monkeypatch.setattr(script.training.Epoch, "batches", one_batch)
     draw_nothing(monkeypatch, script)
-    for epochs in ("1", "20"):
+    for epochs in ("1", "80"):
         script.main(["--epochs", epochs, "--precision", "fp32", *folders(tmp_path), "--resume"])
-    assert rates == [0.01, pytest.approx(3.3e-3 * (4000 / (20 * 32)) ** 0.5)]  # 32 steps of at most 128 images
-    assert sizes == [64] + 19 * [128]
+    assert rates == [0.01, pytest.approx(script.LEARNING_RATE * (4000 / (80 * 16)) ** 0.5)]  # of 16 batches
+    assert sizes == [64] + 79 * [256]
 
 
 def test_one_dimension_and_many_are_drawn_on_a_plane_and_have_no_page(tmp_path, capsys):

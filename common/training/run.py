@@ -20,7 +20,7 @@ from common.errors import UserError
 from common.training import checkpoint, device, evaluation, processes
 
 # A resumed run may change these arguments; all others shape the result.
-FREE_ARGUMENTS = {"epochs", "device", "precision", "data_dir", "images_dir", "run_dir", "resume", "faces"}
+FREE_ARGUMENTS = {"epochs", "device", "precision", "data_dir", "images_dir", "run_dir", "resume", "faces", "animate"}
 
 
 class Run:
