@@ -15,10 +15,11 @@ from common.figures import sheets
 DRAW = """from pathlib import Path
 import vanilla_vae_celeba
 from common.figures import sheets
-sheets.save(sheets.new(3, 2, r"$\\no$"), Path({!r}))"""
+with sheets.Figures(r"$\\no$", Path(), "s").drawing("", Path({!r}), "", (3, 2)):
+    pass"""
 
 
-def test_pictures_stand_side_by_side_with_their_names_digits_as_ink_on_paper_and_faces_as_they_are():
+def test_pictures_stand_side_by_side_with_their_names_digits_as_ink_on_paper_and_faces_as_they_are(tmp_path):
     digits = np.random.default_rng(0).random((2, 3, 4, 5), np.float32)
     sheet = sheets.tile(digits, gap=2)
     assert sheet.shape == (2 * 4 + 2, 3 * 5 + 2 * 2, 3)
@@ -27,16 +28,15 @@ def test_pictures_stand_side_by_side_with_their_names_digits_as_ink_on_paper_and
     sheet = sheets.tile(faces, gap=1)
     assert (sheet[5:, :4] == faces[1, 0]).all() and (sheet[:4, 5:] == faces[0, 1]).all()
     assert (sheet[4] == 1).all() and (sheet[:, 4] == 1).all()
-    figure = sheets.new(3, 2, "VAE on 手書き, β = 4")
-    assert figure.get_suptitle() == "VAE on own pictures, β = 4"  # in scripts that the font has
-    axes = figure.subplots()
-    sheets.show(axes, digits, columns=("x", "y", "z"), names=("a", "b"))
+    with sheets.Figures("VAE on 手書き", tmp_path, "s").drawing("", None, "β = 4", (3, 2)) as axes:
+        assert axes.figure.get_suptitle() == "VAE on own pictures: β = 4"  # in scripts that the font has
+        sheets.show(axes, digits, columns=("x", "y", "z"), names=("a", "b"))
     places = {text.get_text(): text.get_position() for text in axes.texts}
     assert places["a"][1] < 4 < places["b"][1] and places["x"][0] < 5 < places["y"][0] < 12 < places["z"][0]
 
 
 def test_figures_depend_on_no_backend_and_no_setting_of_the_user(tmp_path):
-    sheets.save(sheets.new(3, 2, r"$\no$"), tmp_path / "here.png")
+    exec(DRAW.format(str(tmp_path / "here.png")))
     assert Image.open(tmp_path / "here.png").size == (3 * sheets.DPI, 2 * sheets.DPI)
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\naxes.facecolor: red\nsavefig.dpi: 10\n")
     foreign = os.environ | {"MPLBACKEND": "not_installed", "MATPLOTLIBRC": str(tmp_path)}

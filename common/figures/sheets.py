@@ -20,10 +20,8 @@ from common.files import write_atomically
 DPI = 150
 WIDTH = 8.6  # inches: 1,290 pixels, which a README shows at two thirds of their size
 GAP = 2  # pixels between the pictures of a sheet
-plain = matplotlib.style.context("default")  # a decorator: with matplotlib's own settings, whatever the user's are
 
 
-@plain
 def save(figure: Figure, path: Path) -> None:
     """Write `figure` as a PNG, whole or not at all. Raises UserError if it can't be written."""
     buffer = io.BytesIO()
@@ -31,14 +29,6 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
     write_atomically(path, buffer.getvalue())
     print(f"wrote {path}", flush=True)
-
-
-@plain
-def new(width: float, height: float, title: str) -> Figure:
-    """An empty figure of that size in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(drawable(title), parse_math=False)
-    return figure
 
 
 def drawable(text: str, instead: str = "own pictures") -> str:
@@ -86,8 +76,9 @@ class Figures:
     @contextmanager
     def drawing(self, name: str, path: Path | None, what: str, size: tuple[float, float], **layout) -> Iterator:
         """The axes of a figure that is then saved; `size` in inches, `layout` as `Figure.subplots` has it."""
-        with matplotlib.style.context("default"):
-            figure = new(*size, f"{self.title}: {what}")
+        with matplotlib.style.context("default"):  # matplotlib's own settings, whatever the user's are
+            figure = Figure(figsize=size, layout="constrained")
+            figure.suptitle(drawable(f"{self.title}: {what}"), parse_math=False)
             yield figure.subplots(**layout)
             save(figure, path or self.path(name))
 
