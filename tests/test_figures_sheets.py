@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from conftest import recorded
 from PIL import Image
 
@@ -53,6 +52,3 @@ def test_curves_show_training_and_validation_of_every_term(tmp_path):
     error, kl = drawn["save"][0].axes
     assert [list(line.get_ydata()) for line in error.lines] == [[1, 1 / 2, 1 / 3], [2, 1, 2 / 3]]
     assert (error.get_yscale(), kl.get_yscale()) == ("log", "linear")  # a logarithm would hide negative values
-    with recorded(sheets, "save") as drawn:
-        figures.kl_per_dimension(kl=torch.tensor([0.5, 0.0, 2.0]))
-    assert [bar.get_height() for bar in drawn["save"][0].axes[0].patches] == [2, 0.5, 0]

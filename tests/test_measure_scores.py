@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from scores import frechet_distance, log_likelihood, precision_recall
+from scores import frechet_distance, log_likelihood, neighbour_radii, precision_recall
 from torch import nn
 
 
@@ -33,14 +33,16 @@ def test_the_frechet_distance_where_covariances_do_not_commute():
 def test_precision_and_recall_of_points_on_a_line():
     """With neighbours a step apart, the third is two steps away, that of an end point three."""
     real = torch.arange(20.0)[:, None]
-    assert precision_recall(real, real) == (1, 1) and precision_recall(real, real + 100) == (0, 0)
+    radii = neighbour_radii(real)
+    assert radii.tolist() == [3, *[2] * 18, 3]
+    assert precision_recall(real, real, radii) == (1, 1) and precision_recall(real, real + 100, radii) == (0, 0)
     # Sharp but few: 0.5 to 9.5 lie among the real points, and reach from -2.5 to 12.5.
-    assert precision_recall(real, torch.arange(10)[:, None] + 0.5) == (1, 13 / 20)
+    assert precision_recall(real, torch.arange(10)[:, None] + 0.5, radii) == (1, 13 / 20)
     # Many but blurred: every second point lies far away.
     wide = torch.cat([real, 1000 + real])
-    assert precision_recall(real, wide) == (1 / 2, 1)
+    assert precision_recall(real, wide, radii) == (1 / 2, 1)
     # A single picture, again and again.
-    assert precision_recall(real, torch.full((20, 1), 3.25)) == (1, 0)
+    assert precision_recall(real, torch.full((20, 1), 3.25), radii) == (1, 0)
 
 
 class Toy(nn.Module):

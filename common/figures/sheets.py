@@ -1,4 +1,4 @@
-"""Sheets of pictures, curves and bars as PNGs. Grey levels in [0, 1], 0 as paper white, or RGB, are never rescaled."""
+"""Sheets of pictures, and curves, as PNGs. Grey levels in [0, 1], 0 as paper white, or RGB, are never rescaled."""
 
 import io
 import re
@@ -114,10 +114,3 @@ class Figures:
                 axes.xaxis.get_major_locator().set_params(integer=True)
                 axes.grid(alpha=0.3)
                 axes.legend()
-
-    def kl_per_dimension(self, *, kl: Tensor, path: Path | None = None) -> None:
-        """The KL divergence (D,) in nats of each latent dimension, a mean over images: 0 if it isn't used."""
-        with self.drawing("kl_per_dimension", path, "the KL divergence of each latent dimension", (WIDTH, 3.6)) as axes:
-            axes.bar(range(1, len(kl) + 1), kl.sort(descending=True).values.numpy())
-            axes.set(xlabel="latent dimensions, sorted", ylabel="KL (nats per image)")
-            axes.xaxis.get_major_locator().set_params(integer=True)

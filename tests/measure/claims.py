@@ -205,7 +205,12 @@ def likelihoods(train: Digits, test: Digits, results: lab.Results, args: Namespa
     results.table(title, [f"{dimensions} dimensions" for dimensions in LIKELIHOOD_SIZES], columns)
 
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean(dim=0)  # of the last model
-    sheets.Figures(f"VAE on {test.name}, {len(kl)} dimensions", args.images_dir, "claims").kl_per_dimension(kl=kl)
+    figures = sheets.Figures(f"VAE on {test.name}, {len(kl)} dimensions", args.images_dir, "claims")
+    what = "the KL divergence of each latent dimension"
+    with figures.drawing("kl_per_dimension", None, what, (sheets.WIDTH, 3.6)) as axes:
+        axes.bar(range(1, len(kl) + 1), kl.sort(descending=True).values.numpy())
+        axes.set(xlabel="latent dimensions, sorted", ylabel="KL (nats per image)")
+        axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 class WideAutoencoder(vanilla_ae.Autoencoder):

@@ -31,7 +31,6 @@ from common.errors import UserError  # noqa: E402
 from common.training import checkpoint, device  # noqa: E402
 
 QUICK = 200  # images
-FEATURES = 128  # numbers by which two pictures are compared
 
 Data = Digits | Faces
 Patches = Sequence[tuple[object, str, object]]  # of an object, a name in it, and what stands there instead
@@ -77,13 +76,12 @@ def machine(args: Namespace) -> str:
     return f"{args.where.type} ({name}, {platform.machine()}), PyTorch {torch.__version__}"
 
 
-@contextlib.contextmanager
-def patched(patches: Patches) -> Iterator[None]:
-    """Put other values in the place of some names for a while."""
-    with contextlib.ExitStack() as held:
-        for target, name, value in patches:
-            held.enter_context(mock.patch.object(target, name, value))
-        yield
+def patched(patches: Patches) -> contextlib.ExitStack:
+    """Put other values in the place of some names, until the result, a context, is left."""
+    held = contextlib.ExitStack()
+    for patch in patches:
+        held.enter_context(mock.patch.object(*patch))
+    return held
 
 
 @contextlib.contextmanager
@@ -99,9 +97,7 @@ def started(script: ModuleType, args: Namespace, **choices: object) -> Iterator[
             yield run, run_args
 
 
-def trained(
-    script: ModuleType, data: Sequence[Data], args: Namespace, patches: Patches = (), **choices: object
-) -> nn.Module:
+def trained(script: ModuleType, data: Sequence[Data], args: Namespace, patches: Patches = (), **choices) -> nn.Module:
     """The model that the script's `fit` makes of `data` with the flags `choices`; it is kept in the results."""
     choices |= {"epochs": args.epochs, "precision": args.precision}
     words = [script.SCRIPT, *(f"other-{name}" for _, name, _ in patches), *(f"{k}-{v}" for k, v in choices.items())]
@@ -131,8 +127,8 @@ def classifier(data: Data, args: Namespace) -> nn.Sequential:
     torch.manual_seed(0)
     for inputs, outputs in itertools.pairwise((images.shape[1], 32, 64, 128)):
         layers += [nn.Conv2d(inputs, outputs, 5, stride=2, padding=2), nn.BatchNorm2d(outputs), nn.ReLU()]
-    layers += [nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128 * 4 * 4, FEATURES), nn.ReLU()]
-    model = nn.Sequential(*layers, nn.Linear(FEATURES, len(data.classes) if single else targets.shape[1])).to(where)
+    layers += [nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128 * 4 * 4, 128), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Linear(128, len(data.classes) if single else targets.shape[1])).to(where)
     path = args.results / "models" / f"classifier_{slug(data)}.pt"
     if path.exists():
         model.load_state_dict(torch.load(path, map_location=where, weights_only=True))

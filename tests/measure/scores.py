@@ -31,12 +31,12 @@ def neighbour_radii(points: Tensor, neighbours: int = 3) -> np.ndarray:
     return NearestNeighbors(n_neighbors=neighbours).fit(points.numpy()).kneighbors()[0][:, -1]
 
 
-def precision_recall(real: Tensor, generated: Tensor, radii: np.ndarray | None = None) -> tuple[float, float]:
+def precision_recall(real: Tensor, generated: Tensor, radii: np.ndarray) -> tuple[float, float]:
     """Which share of the generated features (M, F) lies among the real ones (N, F), and the reverse.
 
     A point lies among others if it is no farther from one of them than that one's third neighbour is (Kynkäänniemi et
     al. 2019, "Improved Precision and Recall Metric for Assessing Generative Models"). Precision falls if pictures are
-    unlike real ones, recall if they are too much alike. radii: the real ones' `neighbour_radii`, if known.
+    unlike real ones, recall if they are too much alike. radii: the real ones' `neighbour_radii`.
     """
 
     def share_among(points: Tensor, others: Tensor, radii: np.ndarray) -> float:
@@ -44,7 +44,6 @@ def precision_recall(real: Tensor, generated: Tensor, radii: np.ndarray | None =
         inside = [(part <= radii).any(axis=1) for part in distances]
         return float(np.concatenate(inside).mean())
 
-    radii = neighbour_radii(real) if radii is None else radii
     return share_among(generated, real, radii), share_among(real, generated, neighbour_radii(generated))
 
 
