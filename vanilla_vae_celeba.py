@@ -146,8 +146,8 @@ def report(run: training.Run, args: Namespace, model: VariationalAutoencoder, tr
     if not args.ae:
         bits = bits_per_dim(terms["neg_elbo"], test.images[0].numel())
         scores |= {"neg_elbo": terms["neg_elbo"], "bits_per_dim": bits, "kl": terms["kl"]}
-    run.write_results(test.source, scores, latent)
-    title = f"{'Autoencoder' if args.ae else 'VAE'} on {test.source}{' (not CelebA)' if test.drawn else ''}"
+    run.write_results(test.name, scores, latent)
+    title = f"{'Autoencoder' if args.ae else 'VAE'} on {test.name}{' (not CelebA)' if test.drawn else ''}"
     codes = {"latent": latent, "train_latent": train_latent, "decode": training.batched(model.decode, run.device)}
     figures = FaceFigures(title=title, folder=args.images_dir, script=SCRIPT, originals=test.images, **codes)
     figures.interpolation(path=args.images_dir / "4.png")

@@ -79,7 +79,7 @@ def test_every_layout_gives_the_same_faces(layout, tmp_path, capsys):
         chosen = [each for each in NUMBERS if each % 3 == number]
         assert same(faces, [ALIGNED[f"{each:06d}.jpg"] for each in chosen])
         assert faces.attributes.tolist() == [[bool(each >> bit & 1) for bit in range(4)] for each in chosen]
-        assert (faces.attribute_names, faces.source, faces.drawn) == (COLUMNS, "CelebA", False)
+        assert (faces.attribute_names, faces.name, faces.drawn) == (COLUMNS, "CelebA", False)
         assert faces.description == f"CelebA, {len(chosen)} pictures"
         first = faces.first(None).first(2)
         assert torch.equal(first.images, faces.images[:2]) and len(first.attributes) == 2
@@ -100,7 +100,7 @@ def test_without_a_table_file_numbers_give_the_parts_and_every_run_says_that_lab
 def test_own_pictures_are_split_by_their_names_and_a_handful_has_all_three_parts(tmp_path):
     pictures = {f"{index:06d}.jpg": data for index, data in enumerate(PHOTOS.values(), 1)}
     parts = load(write(tmp_path / "mine.zip", pictures), tmp_path / "data")
-    assert parts[0].source == "mine.zip", "names alone do not make them CelebA's"
+    assert parts[0].name == "mine.zip", "names alone do not make them CelebA's"
     assert [len(part.images) for part in parts] == [120, 15, 15]
     again = load(write(tmp_path / "packed.zip", {f"in/{name}": pictures[name] for name in pictures}), tmp_path / "data")
     assert all(torch.equal(one.images, two.images) for one, two in zip(parts, again, strict=True))
@@ -169,7 +169,7 @@ def test_real_faces_equal_pillows_with_the_labels_and_parts_of_their_names(tmp_p
     alone = load(shutil.copy(path, tmp_path / "again.zip"), tmp_path / "other")
     for number, faces in enumerate(load(path.parent, tmp_path, 64)):
         chosen = [name for name in pictures if rows["list_eval_partition.txt"][name] == [str(number)]]
-        assert same(faces, [pictures[name] for name in chosen]) and faces.source == "CelebA"
+        assert same(faces, [pictures[name] for name in chosen]) and faces.name == "CelebA"
         labels = [[value == "1" for value in rows["list_attr_celeba.txt"][name]] for name in chosen]
         assert faces.attributes.tolist() == labels and len(faces.attribute_names) == 40
         assert len(alone[number].images) == len(chosen), "the file numbers give the official parts"

@@ -1,11 +1,26 @@
-"""Batches drawn from uint8 tensors on the device, and their seeds."""
+"""Data sets as uint8 tensors, batches drawn from them on the device, and their seeds."""
 
+import dataclasses
 import math
 import random
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+
+
+class Part:
+    """One part of a data set, as a dataclass: its tensors, among them `images`, have a row per picture; its `name`."""
+
+    def first(self, count: int | None) -> "Part":
+        """The first `count` pictures; all of them if it is None."""
+        tensors = {name: rows[:count] for name, rows in vars(self).items() if isinstance(rows, Tensor)}
+        return dataclasses.replace(self, **tensors)
+
+    @property
+    def description(self) -> str:
+        """For checkpoints: a resumed run must see the same data."""
+        return f"{self.name}, {len(self.images):,} pictures"
 
 
 def stream_seed(*parts: object) -> int:

@@ -4,7 +4,6 @@ CelebA: Liu et al. 2015, "Deep Learning Face Attributes in the Wild", https://mm
 """
 
 import contextlib
-import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from common.data import pictures, tables
-from common.data.batches import select
+from common.data.batches import Part, select
 from common.data.drawn_faces import draw_faces
 from common.data.tables import TEST, TRAIN, VALID
 from common.files import lock
@@ -24,28 +23,18 @@ OFFICIAL = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 
 
 @dataclass(frozen=True)
-class Faces:
+class Faces(Part):
     """Square face pictures of one part, in the order of their names, with their labels.
 
     images: (N, 3, S, S) uint8 RGB, channels_last; mapped from the cache where they are adjacent, so read on first use.
-    attributes: (N, A) bool, None without labels. source: names the pictures in titles. drawn: whether by draw_faces.
+    attributes: (N, A) bool, None without labels. name: of the pictures, for titles. drawn: whether by draw_faces.
     """
 
     images: Tensor
     attributes: Tensor | None
     attribute_names: tuple[str, ...]
-    source: str
+    name: str
     drawn: bool
-
-    def first(self, count: int | None) -> "Faces":
-        """The first `count` faces; all of them if it is None."""
-        attributes = None if self.attributes is None else self.attributes[:count]
-        return dataclasses.replace(self, images=self.images[:count], attributes=attributes)
-
-    @property
-    def description(self) -> str:
-        """For checkpoints: a resumed run must see the same data."""
-        return f"{self.source}, {len(self.images):,} pictures"
 
 
 def load_faces(faces: str | None, data_dir: Path, size: int = 64) -> tuple[Faces, Faces, Faces]:

@@ -1,6 +1,5 @@
 """MNIST, its two relatives, and your own pictures, all 28x28 and grey."""
 
-import dataclasses
 import gzip
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from common.data import pictures, tables
+from common.data.batches import Part
 from common.data.tables import TEST
 from common.errors import UserError, first_line
 from common.files import lock
@@ -22,22 +22,13 @@ OWN = Path(__file__).parents[2] / "data"  # MNIST is in the repository
 
 
 @dataclass(frozen=True)
-class Digits:
+class Digits(Part):
     """`images` (N, 1, 28, 28) uint8, `labels` (N,) int64, `classes` their names, and the `name` of the data set."""
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
     name: str
-
-    def first(self, count: int | None) -> "Digits":
-        """The first `count` pictures; all of them if it is None."""
-        return dataclasses.replace(self, images=self.images[:count], labels=self.labels[:count])
-
-    @property
-    def description(self) -> str:
-        """For checkpoints: a resumed run must see the same data."""
-        return f"{self.name}, {len(self.images):,} pictures"
 
 
 def load_digits(dataset: str, data_dir: Path) -> tuple[Digits, Digits]:

@@ -43,14 +43,14 @@ def write(path: Path, figures: FaceFigures, faces: Faces, model: nn.Module, *, o
         png = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
         content |= {
             "title": figures.title,
-            "source": faces.source,
+            "source": faces.name,
             "size": pictures.shape[-1],
             "faces": {"pictures": png, "codes": listed(latent[:SHOWN])},
             "attributes": _attributes(figures.train_latent, faces),
             "mean": listed(mean),
             "components": listed(factor.flip(1).T),  # the strongest first, a standard deviation long
             "shares": listed(variances[:COMPONENTS] / variances.sum().clamp(min=1e-30)),
-            "eyes": EYES.get(faces.source, ()),
+            "eyes": EYES.get(faces.name, ()),
         }
 
 

@@ -312,7 +312,7 @@ def claims_of_faces(args: Namespace) -> None:
         points = codes_to_decode(models[kind], train.images, test.images, 0)[way][: 2 * ROW]
         rows.append(models[kind].decode(points).unflatten(0, (2, ROW)))
         names += [kind if way == WAYS[3] else f"{kind},\nscaled", ""]
-    figures = sheets.Figures(train.source, args.images_dir, "claims")
+    figures = sheets.Figures(train.name, args.images_dir, "claims")
     figures.sheet("face_samples", None, "decoded from the same random draws of N(0, I)", torch.cat(rows), names=names)
 
 

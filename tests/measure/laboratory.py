@@ -122,7 +122,7 @@ def classifier(data: Data, args: Namespace) -> nn.Sequential:
     """
     targets = data.labels if isinstance(data, Digits) else data.attributes
     if targets is None:
-        raise UserError(f"{data.source} has no attributes to train a classifier with: add their table, or --features")
+        raise UserError(f"{data.name} has no attributes to train a classifier with: add their table, or --features")
     single, images, layers, where = targets.ndim == 1, data.images, [], args.where
     torch.manual_seed(0)
     for inputs, outputs in itertools.pairwise((images.shape[1], 32, 64, 128)):
