@@ -110,10 +110,9 @@ def test_a_run_ended_at_a_random_moment_resumes_to_identical_weights(
         assert {key: before[key] for key in before.keys() - timing} == {
             key: after[key] for key in after.keys() - timing
         }
-    for one, other in zip(expected["optimizer"], resumed["optimizer"], strict=True):
-        for index, state in one["state"].items():
-            for name, value in state.items():
-                assert torch.equal(torch.as_tensor(value), torch.as_tensor(other["state"][index][name]))
+    for index, state in expected["optimizer"]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, resumed["optimizer"]["state"][index][name])
     assert not [path for path in (tmp_path / "run").iterdir() if path.suffix == ".tmp"]
 
 

@@ -9,7 +9,6 @@ from torch import nn
 from common.training.optimizer import (
     MOMENTUM,
     STEP,
-    Muon,
     Optimizer,
     batch_size,
     learning_rate,
@@ -25,6 +24,11 @@ def make_matrices():
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(shape, generator=generator) for shape in SHAPES]
     return [nn.Parameter(to_channels_last(tensor)) for tensor in tensors]
+
+
+def muon(weights):
+    """An optimizer that trains all `weights` by Muon."""
+    return Optimizer(nn.ParameterList(weights), weights, lr=0.1, muon_decay=0.3)
 
 
 def to_channels_last(tensor):
@@ -52,7 +56,7 @@ def test_steps_agree_with_those_of_pytorchs_muon():
     ours = make_matrices()
     theirs = [nn.Parameter(matrix.detach().clone().flatten(1)) for matrix in ours]
     start = copy.deepcopy(theirs)
-    optimizer = Muon(ours, 0.1, 0.3)
+    optimizer = muon(ours)
     lr = 0.1 * STEP / 0.2  # PyTorch's steps are those of AdamW
     reference = torch.optim.Muon(theirs, lr=lr, momentum=MOMENTUM, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for seed in range(3):
@@ -68,7 +72,7 @@ def test_more_than_128_outputs_are_taken_64_at_a_time():
     generator = torch.Generator().manual_seed(0)
     whole = nn.Parameter(torch.randn(192, 300, generator=generator))
     parts = [nn.Parameter(part.clone()) for part in whole.detach().chunk(3)]
-    optimizers = [Muon([whole], 0.1, 0.1), Muon(parts, 0.1, 0.1)]
+    optimizers = [muon([whole]), muon(parts)]
     whole.grad = torch.randn(192, 300, generator=generator)
     for part, gradient in zip(parts, whole.grad.chunk(3), strict=True):
         part.grad = gradient
@@ -113,7 +117,7 @@ def test_a_saved_optimizer_continues_the_same_in_either_memory_layout(before, af
 def test_muon_trains_the_named_weights_and_adamw_all_others_at_the_rate_of_the_groups():
     model = Mixed(torch.contiguous_format)
     optimizer = Optimizer(model, [model.second.weight], lr=1.0, muon_decay=0.3)
-    (adamw,), (muon,) = (part.param_groups for part in optimizer.parts)
+    adamw, muon = optimizer.param_groups
     assert [id(weight) for weight in muon["params"]] == [id(model.second.weight)]
     others = [model.first.weight, model.first.bias, model.second.bias]
     assert [id(weight) for weight in adamw["params"]] == [id(weight) for weight in others]

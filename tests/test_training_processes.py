@@ -68,7 +68,7 @@ def test_a_script_in_three_processes_has_the_same_curve_as_in_one_and_draws_once
         vanilla_ae.main(flags(small_data, tmp_path, "--epochs", "2"))
     curves = [checkpoint.load(each / "run/checkpoint.pt")["history"] for each in (folder, tmp_path)]
     losses = [[line["loss"] for line in history] for history in curves]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and losses[0][1] < 0.9 * losses[0][0]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and losses[0][1] < 0.9 * losses[0][0]
 
 
 def test_two_processes_resume_what_three_began_and_continue_when_they_are_restarted(

@@ -28,58 +28,37 @@ def one_cycle(progress: float) -> float:
     return min(progress / WARMUP, (1 - progress) / (1 - WARMUP))
 
 
-class Optimizer:
-    """Muon for the weights `muon`, with decay `lr` * `muon_decay`; AdamW (Loshchilov & Hutter 2019) for all others."""
+class Optimizer(torch.optim.AdamW):
+    """Muon for the weights `muon`, with decay `lr` * `muon_decay`; AdamW (Loshchilov & Hutter 2019) for all others.
+
+    Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". A step follows the matrix's Nesterov
+    momentum, after making all its singular values nearly equal. Its size is in proportion to AdamW's steps (Liu et al.
+    2025, "Muon is Scalable for LLM Training"). torch.optim.Muon takes no convolutions, and computes matrices one by
+    one, in bfloat16, which is forty times as slow on a CPU without it.
+    """
 
     def __init__(self, model: nn.Module, muon: Iterable[nn.Parameter], lr: float, muon_decay: float):
         muon = list(muon)
         others = [weight for weight in model.parameters() if all(weight is not each for each in muon)]
-        self.parts = [torch.optim.AdamW(others, lr=lr, fused=True), Muon(muon, lr, muon_decay)]
+        super().__init__([{"params": others}, {"params": muon, "weight_decay": muon_decay}], lr, fused=True)
 
-    @property
-    def param_groups(self) -> list[dict]:
-        """The groups of both parts: setting their "lr" sets the learning rate, as with any optimizer of PyTorch."""
-        return [group for part in self.parts for group in part.param_groups]
-
-    def zero_grad(self) -> None:
-        for part in self.parts:
-            part.zero_grad()
-
-    def step(self) -> None:
-        for part in self.parts:
-            part.step()
-
-    def state_dict(self) -> list[dict]:
-        return [part.state_dict() for part in self.parts]
-
-    def load_state_dict(self, states: list[dict]) -> None:
-        for part, state in zip(self.parts, states, strict=True):
-            part.load_state_dict(state)
-            for weight, values in part.state.items():
-                for name, value in values.items():
-                    # AdamW's fused kernel walks raw memory: the state must lie as its weight does on this device.
-                    values[name] = torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value
-
-
-class Muon(torch.optim.Optimizer):
-    """Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
-
-    A step follows the matrix's Nesterov momentum, after making all its singular values nearly equal. Its size is in
-    proportion to AdamW's steps (Liu et al. 2025, "Muon is Scalable for LLM Training"). torch.optim.Muon takes no
-    convolutions, and computes matrices one by one, in bfloat16, which is forty times as slow on a CPU without it.
-    """
-
-    def __init__(self, weights: Iterable[nn.Parameter], lr: float, decay: float):
-        super().__init__(weights, {"lr": lr, "weight_decay": decay})
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        for weight, values in self.state.items():
+            for name, value in values.items():
+                # AdamW's fused kernel walks raw memory: the state must lie as its weight does on this device.
+                values[name] = torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value
 
     @torch.no_grad()
     def step(self) -> None:
-        (group,) = self.param_groups
+        group = self.param_groups.pop()  # of Muon
+        super().step()
+        self.param_groups.append(group)
         by_rows = defaultdict(list)
         for weight in group["params"]:
             if weight.grad is not None:
                 if not (state := self.state[weight]):
-                    state["momentum"] = torch.zeros_like(weight)
+                    state |= {"momentum": torch.zeros_like(weight), "step": weight.new_zeros(())}  # AdamW loads a step
                 momentum = state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
                 direction = to_matrices(weight.grad.lerp(momentum, MOMENTUM))
                 by_rows[direction.shape[1]].append((weight, direction))
