@@ -175,7 +175,7 @@ def main(argv: list[str] | tuple[()] = ()) -> None:
         movie = Animation(test) if args.animate else None
         model = fit(run, args, train, movie)
         if run.is_first_process:
-            if movie:
+            if movie and movie.frames:  # none if a finished run was resumed
                 movie.write(args.images_dir / f"{SCRIPT}_training.gif")
             report(run, args, model, train, test)
 

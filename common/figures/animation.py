@@ -14,15 +14,14 @@ from common.figures import maps
 from common.files import write_atomically
 from common.latent import Plane
 
-SHOWN = 2000  # pictures
 SIDE = 400  # pixels
 
 
 class Animation:
-    """Of the first `SHOWN` of `digits`: `watch` adds a frame after some steps, `write` makes the GIF."""
+    """Of the first 2,000 of `digits`: `watch` adds a frame after some steps, `write` makes the GIF."""
 
     def __init__(self, digits: Digits):
-        self.digits, self.frames = digits.first(SHOWN), []
+        self.digits, self.frames = digits.first(2000), []
 
     @torch.no_grad()
     def watch(self, epoch, model: nn.Module) -> None:
@@ -33,22 +32,21 @@ class Animation:
             self.frames.append((epoch.number + done / epoch.steps, codes.cpu()))
 
     def write(self, path: Path) -> None:
-        """Write the GIF; nothing if no step was taken. Raises UserError if it can't be written."""
-        if not self.frames:
-            return
+        """Write the GIF, after at least one frame. Raises UserError if it can't be written."""
         epochs, codes = zip(*self.frames, strict=True)
         points = Plane.of(codes[-1]).project(torch.stack(codes)).numpy() * (1, -1)
         low, high = np.quantile(points[-1], (0.005, 0.995), axis=0)
         points = SIDE / 2 + 0.85 * SIDE / max(high - low) * (points - (low + high) / 2)
         names, images, gif, font = self.digits.classes, [], io.BytesIO(), ImageFont.load_default(11)
-        palette = 255 * np.array([*maps.colours(len(names)), (1, 1, 1), (0, 0, 0)])
+        count = min(len(names), 250)  # a GIF has 256 colours
+        palette = 255 * np.array([*maps.colours(count), (1, 1, 1), (0, 0, 0)])
         for epoch, places in zip(epochs, points.tolist(), strict=True):
-            image = Image.new("P", (SIDE, SIDE), len(names))
+            image = Image.new("P", (SIDE, SIDE), count)
             image.putpalette(palette.astype(np.uint8).tobytes())
             pen = ImageDraw.Draw(image)
             for place, label in zip(places, self.digits.labels.tolist(), strict=True):
-                pen.text(place, names[label][:1], label, font, anchor="mm")
-            pen.text((4, 2), f"epoch {epoch:.1f}", len(names) + 1, font)
+                pen.text(place, names[label][:1], label % count, font, anchor="mm")
+            pen.text((4, 2), f"epoch {epoch:.1f}", count + 1, font)
             images.append(image)
         images[0].save(gif, "GIF", save_all=True, append_images=images[1:], duration=120, loop=0)
         write_atomically(path, gif.getvalue())

@@ -51,7 +51,7 @@ class Optimizer(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self) -> None:
-        group = self.param_groups.pop()  # of Muon
+        group = self.param_groups.pop()  # Muon's: AdamW updates the groups that it finds
         super().step()
         self.param_groups.append(group)
         by_rows = defaultdict(list)
