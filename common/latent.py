@@ -48,12 +48,14 @@ class Plane:
 
 
 def typical(latent: Tensor, labels: Tensor) -> Tensor:
-    """For each class, the index of its deepest point in `latent` (N, D): a median may lie between its clusters."""
+    """For each class, the index of a point of `latent` (N, D) deep inside it: a median may lie between its clusters."""
     nearest = nearest_points(latent, latent, 1 + len(latent) // 50)
     chosen = []
     for label in labels.unique():
-        share = (labels[nearest] == label).float().mean(dim=1)  # of the class among the nearest
-        depth = share[nearest].mean(dim=1)  # At the class's edge, too, many points have a share of 1.
+        # The share of the class among the nearest. At its edge, too, many points have a share of 1.
+        share = (labels[nearest] == label).float().mean(dim=1)
+        distance = (latent - latent[labels == label].median(dim=0).values).norm(dim=1)
+        depth = share[nearest].mean(dim=1) - 0.3 * distance / (distance.max() + 1e-9)  # of many, one in the middle
         chosen.append(torch.where(labels == label, depth, -1).argmax())
     return torch.stack(chosen)
 

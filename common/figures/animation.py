@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import nn
 
 from common.data.batches import to_float
 from common.data.digits import Digits
@@ -24,7 +23,7 @@ class Animation:
         self.digits, self.frames = digits.first(2000), []
 
     @torch.no_grad()
-    def watch(self, epoch, model: nn.Module) -> None:
+    def watch(self, epoch, model) -> None:
         """To be called after each step: the last one of an epoch makes a frame, and in the first every twelfth."""
         if (done := epoch.step + 1) == epoch.steps or epoch.number == 0 and done % 12 == 0:
             codes = model.encode(to_float(self.digits.images).to(next(model.parameters()).device))

@@ -74,8 +74,7 @@ def trial_step(device: torch.device, batch_size: int) -> Callable[[str], None]:
     """A step of training, in the precision it is given, of a small network with the scripts' kinds of layers."""
     layers = [nn.Conv2d(3, 64, 8, 4, 2), nn.SiLU(), nn.Conv2d(64, 96, 4, 2, 1), nn.SiLU(), nn.Flatten()]
     network = nn.Sequential(*layers, nn.Linear(96 * 8 * 8, 512), nn.SiLU(), nn.Linear(512, 784)).to(device)
-    # On a GPU, launches decide in small batches and arithmetic in large ones; a CPU that emulates bf16 must not take
-    # long.
+    # On a GPU, launches decide in small batches and arithmetic in large ones. A CPU may have to emulate bf16.
     count = 16 if device.type == "cpu" else min(batch_size, LARGEST)
     batch = torch.rand(count, 3, 64, 64, device=device)
 
