@@ -72,11 +72,11 @@ def undisturbed(tmp_path_factory, small_data):
 
 @pytest.fixture
 def finished(undisturbed, tmp_path):
-    """A copy of the autoencoder's folder, to continue from."""
-    return shutil.copytree(undisturbed("vanilla_ae"), tmp_path / "finished")
+    """A copy of the folder of a finished VAE, to continue from."""
+    return shutil.copytree(undisturbed("vanilla_vae_mnist"), tmp_path / "finished")
 
 
-ENDS = [("vanilla_ae", "SIGINT"), ("vanilla_vae_mnist", "SIGKILL"), ("vanilla_vae_celeba", "SIGKILL")]
+ENDS = [("vanilla_vae_mnist", "SIGINT"), ("vanilla_vae_celeba", "SIGKILL")]
 
 
 @pytest.mark.parametrize(("script", "end"), ENDS)
@@ -131,7 +131,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(capsys, small_data, finished
     before = (finished / "run/checkpoint.pt").read_bytes()
     with full_disk(bytes_left=1_000_000):
         code, line = ends_in_one_line(
-            capsys, lambda: train_here("vanilla_ae", small_data, finished, "--epochs", EPOCHS + 1, "--resume")
+            capsys, lambda: train_here("vanilla_vae_mnist", small_data, finished, "--epochs", EPOCHS + 1, "--resume")
         )
     assert code == 2 and "cannot write" in line and "checkpoint.pt" in line and "MB" in line
     assert (finished / "run/checkpoint.pt").read_bytes() == before
@@ -139,7 +139,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(capsys, small_data, finished
 
 
 def test_hostile_and_damaged_checkpoints_end_in_one_line(capsys, tmp_path, small_data, undisturbed):
-    good = (undisturbed("vanilla_ae") / "run/checkpoint.pt").read_bytes()
+    good = (undisturbed("vanilla_vae_mnist") / "run/checkpoint.pt").read_bytes()
     marker = tmp_path / "payload-ran"
     hostile = io.BytesIO()
     torch.save({"model": Payload(marker)}, hostile)
@@ -147,7 +147,7 @@ def test_hostile_and_damaged_checkpoints_end_in_one_line(capsys, tmp_path, small
     for content in (hostile.getvalue(), good[: len(good) // 2], b""):
         (tmp_path / "run/checkpoint.pt").write_bytes(content)
         code, line = ends_in_one_line(
-            capsys, lambda: train_here("vanilla_ae", small_data, tmp_path, "--epochs", EPOCHS, "--resume")
+            capsys, lambda: train_here("vanilla_vae_mnist", small_data, tmp_path, "--epochs", EPOCHS, "--resume")
         )
         assert code == 2 and "checkpoint.pt is damaged or not a checkpoint" in line
         assert (tmp_path / "run/checkpoint.pt").read_bytes() == content

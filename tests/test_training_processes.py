@@ -89,26 +89,6 @@ def test_two_processes_resume_what_three_began_and_continue_when_they_are_restar
     assert "epoch 21/21" in output and "epoch 20/" not in output
 
 
-def test_processes_that_see_different_epochs_are_an_error_and_start_nothing(tmp_path, small_data):
-    """As if one machine didn't see the run's folder: here each process has its own."""
-    program = tmp_path / "apart.py"
-    program.write_text(
-        "import os, vanilla_ae\n"
-        "from common import cli\n"
-        f"cli.run(lambda argv: vanilla_ae.main([*argv, '--run-dir', {str(tmp_path)!r} + '/' + os.environ['RANK']]))"
-    )
-    (tmp_path / "0").mkdir()
-    state = {"script": "vanilla_ae", "arguments": {}, "data": "", "precision": "fp32", "threads": 1, "epoch": 1}
-    checkpoint.save(
-        tmp_path / "0/checkpoint.pt", state | {"model": {}, "optimizer": [], "history": [{"epoch": 1}], "images": 9}
-    )
-    # Only the second process tries out the precisions.
-    job = torchrun(2, program, *flags(small_data, tmp_path, "--epochs", "2", "--precision", "auto", "--resume"))
-    output, errors = job.communicate(timeout=300)
-    assert job.returncode != 0 and "epoch 2/" not in output
-    assert "error: the processes see different epochs or data" in errors and f"put {tmp_path}/" in errors
-
-
 def test_two_processes_share_the_faces_one_validates_and_one_that_dies_ends_the_job(tmp_path, small_data):
     folders = ("--data-dir", tmp_path, "--run-dir", tmp_path / "run", "--images-dir", tmp_path / "images")
     run = ("--faces", small_data / "faces_here", "--size", "32", "--limit", "150", "--batch-size", "20")

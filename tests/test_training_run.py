@@ -253,3 +253,12 @@ def test_fp32_on_cuda_is_not_tf32(tmp_path, monkeypatch):
     flags = {"device": "cuda", "precision": "fp32", "seed": 0, "resume": False, "batch_size": None}
     with training.start("test", Namespace(**folders, **flags)):
         assert not torch.backends.cudnn.allow_tf32
+
+
+def test_processes_that_see_different_epochs_are_an_error(tmp_path, monkeypatch):
+    """As if one machine didn't see the run's folder."""
+    run = make_run(tmp_path)
+    monkeypatch.setattr(processes, "gathered", lambda value: [value, (1, value[1])])
+    with pytest.raises(UserError, match=f"the processes see different epochs or data: put {tmp_path} "):
+        train(Mean(), squared_error, run)
+    assert not run.checkpoint.exists()
