@@ -29,9 +29,9 @@ SCRIPTS = {script.SCRIPT: script for script in (vanilla_ae, vanilla_vae_mnist, v
 def flags(script, data_dir, folder, *arguments):
     # Three dimensions have no explorer page, which would take longer than the rest of so short a run. A trial would
     # choose the precision by the machine's speed at that moment.
-    own = ("--limit", "768", "--batch-size", "64", "--latent-dim", "3")
+    own = ("--limit", "384", "--batch-size", "64", "--latent-dim", "3")
     if script == "vanilla_vae_celeba":
-        own = ("--faces", data_dir / "faces_here", "--size", "32", "--limit", "128", "--batch-size", "16")
+        own = ("--faces", data_dir / "faces_here", "--size", "32", "--limit", "64", "--batch-size", "16")
     own += ("--precision", "fp32", "--device", "cpu")
     folders = ("--data-dir", data_dir, "--run-dir", folder / "run", "--images-dir", folder / "images")
     return [str(argument) for argument in (*folders, *own, *arguments)]

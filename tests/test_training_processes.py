@@ -28,10 +28,11 @@ def flags(data_dir, folder, *arguments):
 
 
 def named_by_their_ranks(script, folder):
-    """A program that runs the script, and first writes its process's number to folder/RANK."""
+    """A program that runs the script without drawing, and first writes its process's number to folder/RANK."""
     program = folder / "named.py"
     program.write_text(
         f"import os, pathlib, {script} as script\n"
+        "script.report = lambda *_: None\n"
         f"pathlib.Path({str(folder)!r}, os.environ['RANK']).write_text(str(os.getpid()))\n"
         "script.cli.run(script.main)"
     )

@@ -125,11 +125,13 @@ def test_the_batch_size_and_the_rate_fit_the_length_of_the_run(tmp_path, monkeyp
 
     monkeypatch.setattr(script.training, "Optimizer", record)
     monkeypatch.setattr(script.training.Epoch, "batches", one_batch)
+    monkeypatch.setattr(script, "LEARNING_RATE", 1e-3)
     draw_nothing(monkeypatch, script)
-    for epochs in ("1", "80"):
+    for epochs in ("1", "20"):
         script.main(["--epochs", epochs, "--precision", "fp32", *folders(tmp_path), "--resume"])
-    assert rates == [0.01, pytest.approx(script.LEARNING_RATE * (4000 / (80 * 16)) ** 0.5)]  # of 16 batches
-    assert sizes == [64] + 79 * [256]
+    steps = [63, 20 * 32]
+    assert rates == [pytest.approx(1e-3 * (4000 / count) ** 0.5) for count in steps]
+    assert sizes == [64] + 19 * [128]
 
 
 def test_one_dimension_and_many_are_drawn_on_a_plane_and_have_no_page(tmp_path, capsys):
