@@ -121,8 +121,7 @@ def test_muon_trains_the_named_weights_and_adamw_all_others_at_the_rate_of_the_g
     assert [id(weight) for weight in muon["params"]] == [id(model.second.weight)]
     others = [model.first.weight, model.first.bias, model.second.bias]
     assert [id(weight) for weight in adamw["params"]] == [id(weight) for weight in others]
-    for group in optimizer.param_groups:
-        group["lr"] = 0.1
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 0.1)  # PyTorch's schedulers take it, and set both rates
     before = [weight.detach().clone() for weight in (model.first.weight, model.second.weight)]
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
