@@ -101,7 +101,7 @@ def fit(run: training.Run, args: Namespace, digits: Digits, movie: Animation | N
             terms["loss"].mean().backward()
             optimizer.step()
             epoch.record(terms)  # for the epoch's means, the progress bar, and a guard against NaN
-            if movie:
+            if movie:  # with --animate
                 movie.watch(epoch, model)
     return model
 
