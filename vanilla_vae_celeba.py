@@ -128,7 +128,7 @@ def fit(run: training.Run, args: Namespace, train: Faces, valid: Faces) -> Varia
             optimizer.zero_grad()
             terms["loss"].mean().backward()
             optimizer.step()
-            epoch.record(terms)  # for the epoch's means, the progress bar, and a guard against NaN
+            epoch.record(terms)  # for epoch.means, the progress bar, and a guard against NaN
         model.variance.fill_(epoch.means["mse"])  # of the epoch: see `loss`
         if epoch.last and not args.ae:  # before the last checkpoint is written
             standardize(model, *training.batched(model.encode, run.device)(images))

@@ -108,7 +108,7 @@ def fit(run: training.Run, args: Namespace, digits: Digits, movie: Animation | N
             optimizer.zero_grad()
             terms["loss"].mean().backward()
             optimizer.step()
-            epoch.record(terms)  # for the epoch's means, the progress bar, and a guard against NaN
+            epoch.record(terms)  # for epoch.means, the progress bar, and a guard against NaN
             if movie:  # with --animate
                 movie.watch(epoch, model)
     return model

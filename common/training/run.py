@@ -50,7 +50,7 @@ class Run:
         size = (args.batch_size or device.TRIAL_SIZE) // processes.world()
         self.precision, self.threads, reason = device.choose_arithmetic(where, precision, threads, size)
         torch.set_num_threads(self.threads)
-        print(f"computing on {where.type} in {self.precision} with {self.threads} threads: {reason}", flush=True)
+        print(f"computing on {where.type} in {self.precision}, threads: {self.threads}; {reason}", flush=True)
         torch.manual_seed(args.seed)
 
     @property
