@@ -277,7 +277,7 @@ def test_a_dropped_picture_is_taken_and_another_file_is_refused_by_name(page):
 
 def test_it_fits_narrow_windows_in_light_and_dark(browser, small):
     face_page.write(**small)
-    for width in (725, 1060, 390):
+    for width in (725, 800, 1060, 1100, 390):
         page = FacePage(browser, small["path"], width=width, height=844, dark=width == 390)
         page.run("$('more').open = true")
         names = "face", "walk", "first", "second", "prior", "fitted", "reset", "frame", "strip", "components"

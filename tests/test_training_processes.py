@@ -88,3 +88,4 @@ def test_two_processes_share_the_faces_restart_when_one_dies_and_end_when_one_di
         vanilla_vae_celeba.main([*run, str(state["epoch"] + 1)])
     output = capsys.readouterr().out
     assert f"epoch {state['epoch'] + 1}/" in output and f"epoch {state['epoch']}/" not in output
+    assert not list((tmp_path / "run").glob("*.tmp"))

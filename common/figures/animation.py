@@ -38,10 +38,10 @@ class Animation:
         points = SIDE / 2 + 0.85 * SIDE / max(high - low) * (points - (low + high) / 2)
         names, images, gif, font = self.digits.classes, [], io.BytesIO(), ImageFont.load_default(11)
         count = min(len(names), 250)  # a GIF has 256 colours
-        palette = 255 * np.array([*maps.colours(count), (1, 1, 1), (0, 0, 0)])
+        palette = (255 * np.array([*maps.colours(count), (1, 1, 1), (0, 0, 0)])).astype(np.uint8).tobytes()
         for epoch, places in zip(epochs, points.tolist(), strict=True):
             image = Image.new("P", (SIDE, SIDE), count)
-            image.putpalette(palette.astype(np.uint8).tobytes())
+            image.putpalette(palette)
             pen = ImageDraw.Draw(image)
             for place, label in zip(places, self.digits.labels.tolist(), strict=True):
                 pen.text(place, names[label][:1], label % count, font, anchor="mm")
