@@ -1,6 +1,7 @@
 """A headless Chromium without a network, a page that is open in it, and a page's file."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -37,6 +38,17 @@ def content(path: Path) -> dict:
     policy = text.split('http-equiv="Content-Security-Policy"')[1].split(">")[0]
     assert "default-src 'none'" in policy and "connect-src" not in policy and "http" not in policy
     return json.loads(text.split('type="application/json">')[1].split("</script>")[0])
+
+
+def same_but_for_numbers(path: Path, fresh: Path) -> tuple[dict, dict]:
+    """The data of both pages, which differ only in the numbers that training makes."""
+    data = re.compile('(?<=type="application/json">).*?(?=</script>)', re.DOTALL)
+    assert data.sub("", path.read_text("utf-8")) == data.sub("", fresh.read_text("utf-8"))
+    kept, now = content(path), content(fresh)
+    assert kept.keys() == now.keys()
+    for part in ("encoder", "decoder"):
+        assert [layer["kind"] for layer in kept[part]] == [layer["kind"] for layer in now[part]]
+    return kept, now
 
 
 class Page:

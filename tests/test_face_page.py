@@ -2,10 +2,11 @@
 
 import math
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
-from browser import Page, content
+from browser import Page, content, same_but_for_numbers
 from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
@@ -150,6 +151,13 @@ def test_it_computes_as_pytorch_does_and_shows_it(page, written):
     picture = page.run("return [...faces[3].picture.getContext('2d').getImageData(0, 0, size, size).data]")
     picture = torch.tensor(picture).view(64, 64, 4)[..., :3].movedim(2, 0)
     assert torch.equal(picture, written["figures"].originals[3].long())
+
+
+def test_the_page_of_drawn_faces_in_images_is_what_the_code_of_today_would_write(browser, written):
+    path = Path(script.__file__).parent / "images/drawn/vanilla_vae_celeba_explorer.html"
+    kept, _ = same_but_for_numbers(path, written["path"])
+    assert kept["source"] == "drawn faces" and path.stat().st_size < 4e6
+    FacePage(browser, path).click("prior")
 
 
 def test_sliders_move_the_face_along_their_directions_by_keyboard_and_mouse(page, written):

@@ -31,7 +31,7 @@ from common.figures import maps, sheets
 from common.latent import fit_gaussian
 from common.metrics import active_units, knn_accuracy, psnr
 
-EPOCHS = {"digits": 10, "faces": 8}
+EPOCHS = {"digits": 10, "faces": 6}
 SIZES, SHOWN = (2, 4, 8, 16, 32), (2, 8, 32)  # of the codes, in the figure and in the tables
 LIKELIHOOD_SIZES = (2, 20)
 IMAGES, SAMPLES = 1000, 5000  # for log p(x)

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from scipy.linalg import eigh, eigvalsh
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,25 +25,24 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     return float(offset + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * cross)
 
 
-def neighbour_radii(points: Tensor, neighbours: int = 3) -> np.ndarray:
+def neighbour_radii(points: Tensor, neighbours: int = 3) -> Tensor:
     """The distance (N,) of each of the features (N, F) to its third neighbour."""
-    return NearestNeighbors(n_neighbors=neighbours).fit(points.numpy()).kneighbors()[0][:, -1]
+    return torch.from_numpy(NearestNeighbors(n_neighbors=neighbours).fit(points.numpy()).kneighbors()[0][:, -1])
 
 
-def precision_recall(real: Tensor, generated: Tensor, radii: np.ndarray) -> tuple[float, float]:
+def precision_recall(real: Tensor, generated: Tensor, radii: Tensor) -> tuple[float, float]:
     """Which share of the generated features (M, F) lies among the real ones (N, F), and the reverse.
 
     A point lies among others if it is no farther from one of them than that one's third neighbour is (Kynkäänniemi et
     al. 2019, "Improved Precision and Recall Metric for Assessing Generative Models"). Precision falls if pictures are
     unlike real ones, recall if they are too much alike. radii: the real ones' `neighbour_radii`.
     """
-
-    def share_among(points: Tensor, others: Tensor, radii: np.ndarray) -> float:
-        distances = pairwise_distances_chunked(points.numpy(), others.numpy(), working_memory=64)
-        inside = [(part <= radii).any(axis=1) for part in distances]
-        return float(np.concatenate(inside).mean())
-
-    return share_among(generated, real, radii), share_among(real, generated, neighbour_radii(generated))
+    precise, recalled = [], torch.zeros(len(real), dtype=torch.bool)
+    for points, limits in zip(generated.split(500), neighbour_radii(generated).split(500), strict=True):
+        distances = torch.cdist(points, real)
+        precise.append((distances <= radii).any(dim=1))
+        recalled |= (distances <= limits[:, None]).any(dim=0)
+    return torch.cat(precise).double().mean().item(), recalled.double().mean().item()
 
 
 def linear_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
