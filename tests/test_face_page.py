@@ -157,6 +157,7 @@ def test_the_page_of_drawn_faces_in_images_is_what_the_code_of_today_would_write
     path = Path(script.__file__).parent / "images/drawn/vanilla_vae_celeba_explorer.html"
     kept, _ = same_but_for_numbers(path, written["path"])
     assert kept["source"] == "drawn faces" and path.stat().st_size < 4e6
+    assert len(kept["encoder"][-1]["bias"]) == len(kept["mean"])  # no log-variances
     FacePage(browser, path).click("prior")
 
 

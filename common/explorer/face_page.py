@@ -40,7 +40,7 @@ def write(path: Path, figures: FaceFigures, faces: Faces, model: nn.Module, *, o
         bound, clamp = CODE_BOUND * variances.sum().sqrt(), nn.Hardtanh(0, 1)
         model = copy.deepcopy(model)
         last = [*model.encoder.modules()][-1]
-        if isinstance(last, nn.Linear) and last.bias is not None:  # the page needs no log-variances
+        if type(last) is nn.Linear and last.bias is not None:  # the page needs no log-variances
             last.weight, last.bias = (nn.Parameter(part[: len(mean)]) for part in (last.weight, last.bias))
         content |= layers.write(model, pictures, codes, levels=clamp, bound=bound, own_layers=own_layers)
         row, png = torch.cat([*figures.originals[:SHOWN]], dim=2).permute(1, 2, 0), io.BytesIO()
