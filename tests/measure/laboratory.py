@@ -134,7 +134,7 @@ def classifier(data: Data, args: Namespace) -> nn.Sequential:
         model.load_state_dict(torch.load(path, map_location=where, weights_only=True))
         return model.eval()
     print(f"training {path.stem}", flush=True)
-    optimizer, epochs = torch.optim.AdamW(model.parameters(), fused=True), 8
+    optimizer, epochs = torch.optim.AdamW(model.parameters(), fused=True), 2 if single else 8
     cycle = OneCycleLR(optimizer, 2e-3, total_steps=epochs * -(-len(images) // 128))
     for index in itertools.chain.from_iterable(torch.randperm(len(images)).split(128) for _ in range(epochs)):
         shift, answer = torch.randint(-2, 3, (2,)).tolist(), targets[index].to(where)
