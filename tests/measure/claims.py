@@ -308,10 +308,11 @@ def claims_of_faces(args: Namespace) -> None:
     files.write_json(args.results / "claims_faces.json", vars(results))
 
     rows, names = [], []  # of the last models
-    for kind, way in (("AE", WAYS[3]), ("AE", WAYS[4]), ("VAE", WAYS[4])):
-        points = codes_to_decode(models[kind], train.images, test.images, 0)[way][: 2 * ROW]
-        rows.append(models[kind].decode(points).unflatten(0, (2, ROW)))
-        names += [kind if way == WAYS[3] else f"{kind},\nscaled", ""]
+    for kind in ("AE", "VAE"):
+        points = codes_to_decode(models[kind], train.images, test.images, 0)
+        for way, name in zip(WAYS[3:5], (kind, f"{kind},\nscaled"), strict=True):
+            rows.append(models[kind].decode(points[way][: 2 * ROW]).unflatten(0, (2, ROW)))
+            names += [name, ""]
     figures = sheets.Figures(train.name, args.images_dir, "claims")
     figures.sheet("face_samples", None, "decoded from the same random draws of N(0, I)", torch.cat(rows), names=names)
 
