@@ -112,7 +112,7 @@ def test_the_loss_of_a_batch_is_the_size_weighted_loss_of_its_parts(monkeypatch)
 MODELS = [vanilla_ae.Autoencoder(2), script.VariationalAutoencoder(2), vanilla_vae_celeba.VariationalAutoencoder(2, 32)]
 
 
-@pytest.mark.parametrize(("model", "shape"), zip(MODELS, [(1, 28, 28), (1, 28, 28), (3, 32, 32)], strict=True))
+@pytest.mark.parametrize(("model", "shape"), [*zip(MODELS, [(1, 28, 28), (1, 28, 28), (3, 32, 32)], strict=True)])
 def test_codes_and_pictures_are_fp32_even_if_the_layers_compute_in_bf16(model, shape):
     with torch.autocast("cpu", torch.bfloat16):
         codes = model.encode(torch.rand(2, *shape))
