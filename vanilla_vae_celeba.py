@@ -147,7 +147,8 @@ def report(run: training.Run, args: Namespace, model: VariationalAutoencoder, tr
         bits = bits_per_dim(terms["neg_elbo"], test.images[0].numel())
         scores |= {"neg_elbo": terms["neg_elbo"], "bits_per_dim": bits, "kl": terms["kl"]}
     run.write_results(test.name, scores, latent)
-    title = f"{'Autoencoder' if args.ae else 'VAE'} on {test.name}{' (not CelebA)' if test.drawn else ''}"
+    beta = "" if args.ae or args.beta == BETA else f", beta {args.beta:g}"
+    title = f"{'Autoencoder' if args.ae else 'VAE'} on {test.name}{' (not CelebA)' if test.drawn else ''}{beta}"
     codes = {"latent": latent, "train_latent": train_latent, "decode": training.batched(model.decode, run.device)}
     figures = FaceFigures(title=title, folder=args.images_dir, script=SCRIPT, originals=test.images, **codes)
     figures.interpolation(path=args.images_dir / "4.png")
@@ -162,9 +163,7 @@ def report(run: training.Run, args: Namespace, model: VariationalAutoencoder, tr
 
 def load(path: Path | str) -> VariationalAutoencoder:
     """The trained model of a checkpoint, ready to encode and decode. Raises UserError for any other file."""
-    return training.load_model(
-        path, lambda arguments: VariationalAutoencoder(arguments["latent_dim"], arguments["size"])
-    )
+    return training.load_model(path, lambda args: VariationalAutoencoder(args["latent_dim"], args["size"]))
 
 
 def parse_args(argv: list[str] | tuple[()]) -> Namespace:

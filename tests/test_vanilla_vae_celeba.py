@@ -125,7 +125,7 @@ def test_all_figures_and_the_page_are_written(trained):
     names = {path.name for path in (trained[0] / "images").iterdir()}
     own = {f"vanilla_vae_celeba_{name}.png" for name in ("reconstructions", "samples", "attributes", "curves")}
     assert names == {"4.png", "vanilla_vae_celeba_explorer.html"} | own
-    assert "(not CelebA)" in content(trained[0] / "images/vanilla_vae_celeba_explorer.html")["title"]
+    assert "(not CelebA), beta 1" in content(trained[0] / "images/vanilla_vae_celeba_explorer.html")["title"]
 
 
 def test_a_resumed_run_on_other_faces_is_refused(trained, tmp_path):
