@@ -49,3 +49,11 @@ def test_recipes_are_drawn_beside_ours(quick, tmp_path, capsys):  # noqa: F811
     for row in ("Keras' example", "PyTorch's example", "ours, fp32, --epochs 4"):
         assert f"| {row} | 1 |" in printed
     assert (tmp_path / "compare_recipes.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_faces_are_compared_where_some_are_given(quick, monkeypatch):  # noqa: F811
+    tasks = []
+    monkeypatch.setattr(compare, "measured", lambda name, args: tasks.append(name))
+    compare.main(["ablations", *quick])
+    compare.main(["ablations", *(flag for flag in quick if flag not in ("--faces", "drawn"))])
+    assert tasks == ["vae2", "vae20", "faces", "vae2", "vae20"]

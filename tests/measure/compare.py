@@ -1,7 +1,7 @@
 """Published recipes beside ours, and our defaults with one thing replaced: seconds and scores, a table for each task.
 
-python tests/measure/compare.py recipes --faces PATH       trained on the training split, scored on the test split
-python tests/measure/compare.py ablations --faces PATH     with held-out training digits, and valid faces, to score on
+python tests/measure/compare.py recipes [--faces PATH]       trained on the training split, scored on the test split
+python tests/measure/compare.py ablations [--faces PATH]     scored on held-out training digits, and on valid faces
 
 A row is a script with other flags, or with other values for some of its names; a published recipe stands in the place
 of `fit`. Every run is kept in RESULTS/compare.jsonl as it ends, and one that is there isn't repeated. Seconds are those
@@ -288,9 +288,10 @@ def draw(tasks: dict[str, lab.Results], figures: sheets.Figures) -> None:
 
 def main(argv: Sequence[str] = ()) -> None:
     flags = lab.parser("compare.py", __doc__, ["recipes", "ablations"])
-    flags.add_argument("--tasks", nargs="+", choices=TASKS, help="None: all, but no ablations of ae: they are vae2's")
+    flags.add_argument("--tasks", nargs="+", choices=TASKS, help="None: all, faces only with --faces, ae for recipes")
     args = flags.parse_args(argv)
-    args.tasks = args.tasks or [name for name in TASKS if args.command == "recipes" or name != "ae"]
+    left_out = {"ae": args.command == "ablations", "faces": not args.faces}
+    args.tasks = args.tasks or [name for name in TASKS if not left_out.get(name)]
     lab.prepare(args)
     tasks = {name: measured(name, args) for name in args.tasks}
     if args.command == "recipes" and tasks.keys() >= set(DRAWN):
