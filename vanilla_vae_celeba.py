@@ -132,7 +132,7 @@ def fit(run: training.Run, args: Namespace, train: Faces, valid: Faces) -> Varia
         model.variance.fill_(epoch.means["mse"])  # of the epoch: see `loss`
         if epoch.last and not args.ae:  # before the last checkpoint is written
             standardize(model, *training.batched(model.encode, run.device)(images))
-        epoch.validate(loss, valid.images, beta=args.beta, ae=args.ae)
+        epoch.validate(loss, valid.images, ae=args.ae)
     return model
 
 
@@ -140,10 +140,10 @@ def report(run: training.Run, args: Namespace, model: VariationalAutoencoder, tr
     """Score the model on the test faces, and draw its figures."""
     encode = training.batched(model.encode, run.device)  # takes any number of uint8 images
     latent, train_latent = encode(test.images)[0], encode(train.images)[0]
-    terms = training.evaluate(model, loss, test.images, ae=args.ae)
     mse = training.evaluate(model, loss, test.images, ae=True)["mse"]  # of z = mean
     scores = {"mse": mse, "active_units": active_units(latent), "sigma": model.variance.sqrt().item()}
     if not args.ae:
+        terms = training.evaluate(model, loss, test.images)
         bits = bits_per_dim(terms["neg_elbo"], test.images[0].numel())
         scores |= {"neg_elbo": terms["neg_elbo"], "bits_per_dim": bits, "kl": terms["kl"]}
     run.write_results(test.name, scores, latent)
@@ -179,7 +179,7 @@ def main(argv: list[str] | tuple[()] = ()) -> None:
     args = parse_args(argv)
     with training.start(SCRIPT, args) as run:
         train, valid, test = load_faces(args.faces, args.data_dir, args.size)
-        train = train.first(args.limit)
+        train, valid = train.first(args.limit), valid.first(args.limit)
         model = fit(run, args, train, valid)
         if run.is_first_process:
             report(run, args, model, train, test)

@@ -59,8 +59,7 @@ def parser(script: str, description: str, defaults: dict[str, float]) -> Parser:
     add("--images-dir", type=folder, default=Path("images"), help="folder for the figures")
     add("--run-dir", type=folder, default=Path("runs", script), help="folder for checkpoint, metrics and results")
     add("--limit", type=positive_int, metavar="N", help="train on the first N images only (a quick try)")
-    resume = "continue from RUN_DIR/checkpoint.pt; a finished run draws its figures again"
-    add("--resume", action="store_true", help=resume)
+    add("--resume", action="store_true", help="continue from RUN_DIR/checkpoint.pt; a finished run is drawn again")
     flags.set_defaults(**defaults)
     return flags
 

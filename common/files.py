@@ -57,30 +57,32 @@ def check_writable(folder: Path) -> None:
 def locked_folder(folder: Path) -> Iterator[None]:
     """Hold `folder` for one run, and clear what a killed one left. Raises UserError if another run holds it."""
     check_writable(folder)
-    try:
-        with lock(folder / ".lock", wait=False):
-            for leftover in folder.glob(".*.tmp"):
-                leftover.unlink(missing_ok=True)
-            yield
-    except BlockingIOError as error:
-        raise UserError(f"another run is using {folder}: wait for it, or give this one its own --run-dir") from error
+    with lock(folder / ".lock", f"another run is using {folder}: wait for it, or give this one its own --run-dir"):
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        yield
 
 
 @contextlib.contextmanager
-def lock(path: Path, wait: bool = True) -> Iterator[None]:
+def lock(path: Path, refusal: str = "") -> Iterator[None]:
     """Hold an exclusive lock on the file `path`, which is made if absent and stays.
 
-    If another process holds it, waits or, without `wait`, raises BlockingIOError. Where the file system has no locks,
-    as on some network drives, a line on stderr says so and the block runs without one.
+    If another process holds it, waits or, with a `refusal`, raises UserError with these words. Where the file system
+    has no locks, as on some network drives, a line on stderr says so and the block runs without one.
     """
     with open(path, "ab") as file:  # closing it ends the lock
-        try:
-            if ON_WINDOWS:
-                msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
-                raise BlockingIOError(error.errno, "another process holds it", str(path)) from error
-            print(f"{path} cannot be locked ({error.strerror}): start no second run there", file=sys.stderr)
+        while True:
+            try:
+                if ON_WINDOWS:
+                    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # LK_LOCK would wait for ten seconds only
+                else:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                    print(f"{path} cannot be locked ({error.strerror}): start no second run there", file=sys.stderr)
+                    break
+                if refusal:
+                    raise UserError(refusal) from error
+            time.sleep(0.1)
         yield

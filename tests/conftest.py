@@ -68,7 +68,7 @@ def small_data(tmp_path_factory):
         write_idx(raw / f"{part}-images-idx3-ubyte", images)
         write_idx(raw / f"{part}-labels-idx1-ubyte", labels)
     (folder / "faces_here").mkdir()
-    for number, face in enumerate(draw_faces(300, 32).images):
+    for number, face in enumerate(draw_faces(300, 32)[0]):
         Image.fromarray(face).save(folder / "faces_here" / f"{number}.png")
     return folder
 

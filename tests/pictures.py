@@ -24,7 +24,7 @@ def encoded(picture: Image.Image, kind: str = "JPEG", **options) -> bytes:
 
 
 def drawn_pictures(count: int, size: tuple[int, int]) -> list[Image.Image]:
-    return [Image.fromarray(face).resize(size) for face in draw_faces(count, 64, seed=9).images]
+    return [Image.fromarray(face).resize(size) for face in draw_faces(count, 64, seed=9)[0]]
 
 
 # File numbers of all three parts of CelebA, and JPEGs of its names and size.

@@ -168,4 +168,4 @@ def test_ctrl_c_and_the_signals_of_schedulers_keep_the_last_finished_epoch(
     flags = ["--data-dir", str(small_data), "--limit", "128", "--batch-size", "64", "--precision", "fp32"]
     ending, line = ends_in_one_line(capsys, lambda: vanilla_ae.main(flags))
     assert ending == code and line.startswith("stopped: ") and "holds epoch 2, and --resume continues from it" in line
-    assert checkpoint.load(tmp_path / "runs/vanilla_ae/checkpoint.pt")["epoch"] == 2
+    assert checkpoint.load(tmp_path / "runs/vanilla_ae/checkpoint.pt")["history"][-1]["epoch"] == 2

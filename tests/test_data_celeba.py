@@ -127,13 +127,13 @@ def test_a_refused_download_says_why_and_draws_labelled_faces(tmp_path, monkeypa
     refuse = Mock(side_effect=RuntimeError("Failed to retrieve file url:\n\n\tToo many users have viewed this file."))
     monkeypatch.setattr(datasets.utils, "download_file_from_google_drive", refuse)
     monkeypatch.setattr(module, "DRAWN_COUNTS", (20, 5, 5))
-    parts, expected = load(None, tmp_path), draw_faces(30, SIZE)
+    parts, (pictures, attributes) = load(None, tmp_path), draw_faces(30, SIZE)
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and str(tmp_path / "celeba") in message
     assert "Too many users" in message and "DRAWN" in message and "img_align_celeba.zip" in message
     images = torch.cat([part.images for part in parts]).permute(0, 2, 3, 1)
-    assert torch.equal(images, torch.from_numpy(expected.images))
-    assert torch.cat([part.attributes for part in parts]).tolist() == expected.attributes.tolist()
+    assert torch.equal(images, torch.from_numpy(pictures))
+    assert torch.cat([part.attributes for part in parts]).tolist() == attributes.tolist()
     assert [part.description for part in parts] == [f"drawn faces, {count} pictures" for count in (20, 5, 5)]
     assert load("drawn", tmp_path / "new")[0].drawn and not (tmp_path / "new").exists() and refuse.call_count == 1
 

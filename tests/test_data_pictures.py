@@ -188,6 +188,18 @@ def test_changed_pictures_replace_the_cache_and_another_source_of_that_name_does
     assert len(list(tmp_path.glob("data/prepared/*/"))) == 2
 
 
+def test_the_cache_outlives_what_is_no_change_of_the_pictures(tmp_path, monkeypatch):
+    folder = write(tmp_path / "in", PHOTOS)
+    load(folder, tmp_path / "data")
+    monkeypatch.setattr(module, "_prepare", lambda *_: pytest.fail("the pictures were decoded again"))
+    for name in (".DS_Store", "list_attr_celeba.csv", "notes.txt"):
+        (folder / name).touch()
+    (folder / ".#notes.txt").symlink_to("nowhere")
+    load(folder, tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    load(Path("in"), tmp_path / "data")
+
+
 @pytest.mark.parametrize("name", ["pixels.uint8", "arrays.npz"])
 def test_a_damaged_cache_is_made_again(name, tmp_path):
     path = write(tmp_path / "a.zip", ALIGNED)

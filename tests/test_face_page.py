@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import vanilla_vae_celeba as script
 from common.data.batches import to_float
 from common.data.celeba import Faces
-from common.data.drawn_faces import draw_faces
+from common.data.drawn_faces import ATTRIBUTES, draw_faces
 from common.explorer import face_page
 from common.figures.face_figures import DIRECTIONS, FaceFigures
 
@@ -28,9 +28,8 @@ TITLE = "VAE </script> & friends"
 def page_of(folder, size: int, latent_dim: int, count: int = 300, labelled: bool = True) -> dict:
     """The arguments of a page: drawn faces, and an untrained model whose codes and faces vary all the same."""
     torch.manual_seed(0)
-    drawing = draw_faces(count, size)
-    images = torch.from_numpy(drawing.images).permute(0, 3, 1, 2)
-    labels = torch.from_numpy(drawing.attributes) if labelled else None
+    images, labels = map(torch.from_numpy, draw_faces(count, size))
+    images, labels = images.permute(0, 3, 1, 2), labels if labelled else None
     model = script.VariationalAutoencoder(latent_dim, size).eval()
     with torch.no_grad():
         codes, last = model.encode(to_float(images))[0], model.encoder[-1]
@@ -39,7 +38,7 @@ def page_of(folder, size: int, latent_dim: int, count: int = 300, labelled: bool
         last.bias[:latent_dim].sub_(codes.mean(dim=0)).mul_(factor)
         latent = (codes - codes.mean(dim=0)) * factor
     figures = FaceFigures(TITLE, folder, "faces", images, latent, latent, model.decode)
-    faces = Faces(images, labels, drawing.attribute_names, "drawn faces", True)
+    faces = Faces(images, labels, ATTRIBUTES, "drawn faces", True)
     page = {"path": folder / "page.html", "figures": figures, "faces": faces, "model": model}
     return page | {"own_layers": {script.Norm: "GroupNorm"}}
 

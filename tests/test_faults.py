@@ -92,7 +92,7 @@ def test_a_run_ended_at_a_random_moment_resumes_to_identical_weights(
     time.sleep(random.uniform(0, 2 * json.loads(lines[-1])["seconds"]))
     first.send_signal(getattr(signal, end))
     _, errors = first.communicate(timeout=120)
-    reached = checkpoint.load(tmp_path / "run/checkpoint.pt")["epoch"]
+    reached = len(checkpoint.load(tmp_path / "run/checkpoint.pt")["history"])
     assert reached < EPOCHS, "it ended too late to test anything"
     if end == "SIGINT":
         assert first.returncode == 130 and len(errors.splitlines()) == 1 and errors.startswith("stopped: ")
@@ -167,7 +167,7 @@ def test_a_diverging_loss_stops_with_epoch_and_step(capsys, tmp_path, small_data
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_single_training_image_works_in_bf16_too(tmp_path, small_data, script):
     SCRIPTS[script].main(flags(script, small_data, tmp_path, "--epochs", "1", "--limit", "1", "--precision", "bf16"))
-    assert checkpoint.load(tmp_path / "run/checkpoint.pt")["epoch"] == 1
+    assert checkpoint.load(tmp_path / "run/checkpoint.pt")["history"][-1]["epoch"] == 1
 
 
 def test_the_same_seed_gives_bit_identical_weights_and_another_seed_does_not(tmp_path, small_data):

@@ -47,8 +47,9 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
         (tmp_path / ".checkpoint.pt.1.tmp").touch()
         with pytest.raises(UserError, match="another run is using"), files.locked_folder(tmp_path):
             pass
-    with files.locked_folder(tmp_path):
+    with pytest.raises(BlockingIOError), files.locked_folder(tmp_path):
         assert not list(tmp_path.glob("*.tmp"))
+        raise BlockingIOError("the console is full")
 
 
 def test_a_file_that_a_scanner_holds_on_windows_is_replaced_when_it_lets_go(tmp_path, monkeypatch):
@@ -75,13 +76,22 @@ def test_a_lock_excludes_others_until_it_ends_even_in_an_error(tmp_path):
 
     thread = threading.Thread(target=wait)
     with pytest.raises(ZeroDivisionError), files.lock(path):
-        with pytest.raises(BlockingIOError), files.lock(path, wait=False):
+        with pytest.raises(UserError, match="it is taken"), files.lock(path, "it is taken"):
             pass
         thread.start()
         assert not done.wait(0.3)
         raise ZeroDivisionError
     assert done.wait(10)
     thread.join()
+
+
+def test_a_lock_on_windows_waits_for_longer_than_ten_seconds(tmp_path, monkeypatch):
+    refusals = [OSError(errno.EACCES, "Permission denied")] * 200
+    monkeypatch.setattr(files, "msvcrt", Mock(**{"locking.side_effect": [*refusals, None]}), raising=False)
+    monkeypatch.setattr(files, "ON_WINDOWS", True)
+    monkeypatch.setattr(files.time, "sleep", pauses := Mock())
+    with files.lock(tmp_path / "lock"):
+        assert sum(pause.args[0] for pause in pauses.call_args_list) > 10
 
 
 @pytest.mark.skipif(os.name == "nt", reason="its locks are others")

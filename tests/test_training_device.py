@@ -20,8 +20,10 @@ def test_an_absent_device_is_an_error():
 
 def test_auto_leaves_an_accelerator_that_fails_at_its_first_kernel(monkeypatch, capsys):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
-    monkeypatch.setattr(torch, "ones", Mock(side_effect=RuntimeError("no kernel image\nis available")))
+    monkeypatch.setattr(device.processes, "local_device", lambda found: torch.device(found.type, 1))
+    monkeypatch.setattr(torch, "ones", probe := Mock(side_effect=RuntimeError("no kernel image\nis available")))
     assert device.choose_device("auto") == CPU
+    assert probe.call_args.kwargs["device"] == torch.device("cuda", 1), "a process computes on another's"
     assert "cuda fails here (no kernel image): computing on the CPU" in capsys.readouterr().out
 
 

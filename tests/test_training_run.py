@@ -61,7 +61,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(t
     with pytest.raises(UserError, match="epoch 2, by step 3.*lower --lr.*holds epoch 1"):
         train(Mean(), loss, make_run(tmp_path))
     state = checkpoint.load(tmp_path / "checkpoint.pt")
-    assert state["epoch"] == 1 and state["model"]["level"].isfinite()
+    assert len(state["history"]) == 1 and state["model"]["level"].isfinite()
 
 
 def noisy_and_interrupted_at(call):
@@ -105,7 +105,7 @@ def test_a_new_models_checkpoint_does_not_lie_beside_another_ones_scores(tmp_pat
     train(Mean(), squared_error, make_run(tmp_path, resume=True))
     assert (tmp_path / "results.json").exists(), "no epoch was left"
     train(Mean(), squared_error, make_run(tmp_path))
-    assert not (tmp_path / "results.json").exists()
+    assert not (tmp_path / "results.json").exists() and not (tmp_path / "latent.npz").exists()
 
 
 def test_scores_that_are_not_finite_are_refused_in_one_line(tmp_path):
@@ -137,7 +137,7 @@ def test_a_loop_that_is_left_early_keeps_what_it_has_done(tmp_path):
             break
     run.write_results("digits", {"mse": 0.1}, torch.zeros(3, 2))
     assert [line["epoch"] for line in run.history] == [1, 2, 3] and all("loss" in line for line in run.history)
-    assert checkpoint.load(tmp_path / "checkpoint.pt")["epoch"] == 3
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["history"][-1]["epoch"] == 3
 
 
 def test_every_seed_epoch_step_and_process_draws_its_own_noise(tmp_path, monkeypatch):
@@ -183,6 +183,29 @@ def test_a_resumed_run_keeps_the_precision_and_the_threads_of_its_checkpoint(tmp
     assert (resumed.precision, resumed.threads) == ("bf16", 1)
 
 
+def test_a_run_that_continues_on_another_device_chooses_anew(tmp_path, monkeypatch):
+    train(Mean(), squared_error, make_run(tmp_path, precision="bf16", epochs=1))
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, checkpoint.load(path) | {"device": "cuda"})
+    monkeypatch.setattr(device, "choose_arithmetic", choose := Mock(return_value=("fp32", 1, "")))
+    make_run(tmp_path, precision="auto", resume=True)
+    assert choose.call_args.args[1] == "auto"
+
+
+def test_leaving_a_run_finishes_its_epoch_in_every_process_and_gives_the_threads_back(tmp_path, monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(device, "choose_arithmetic", lambda *_: ("fp32", before + 1, ""))
+    folders = {"run_dir": tmp_path / "run", "images_dir": tmp_path / "images"}
+    flags = {"device": "cpu", "precision": "fp32", "seed": 0, "resume": False, "batch_size": None, "epochs": 9}
+    with training.start("test", Namespace(**folders, **flags)) as run:
+        for epoch in run.epochs(model := Mean(), torch.optim.AdamW(model.parameters())):
+            for batch in epoch.batches(IMAGES, batch_size=4):
+                epoch.record(squared_error(model, batch))
+            break
+        assert not run.history and torch.get_num_threads() == before + 1
+    assert len(run.history) == 1 and torch.get_num_threads() == before
+
+
 def test_an_epoch_that_another_program_slows_down_is_said_once(tmp_path, monkeypatch, capsys):
     now, model = 0.0, Mean()
     monkeypatch.setattr(time, "perf_counter", lambda: now)
@@ -191,6 +214,10 @@ def test_an_epoch_that_another_program_slows_down_is_said_once(tmp_path, monkeyp
         for _ in epoch.batches(IMAGES, batch_size=4):
             now += 1 if epoch.number == 0 else 5
     assert capsys.readouterr().err.count("took 5 times as long as the first: stop the program") == 1
+    run = make_run(tmp_path, epochs=6, resume=True)  # on another device, perhaps
+    for epoch in run.epochs(model, torch.optim.AdamW(model.parameters())):
+        now += sum(90 for _ in epoch.batches(IMAGES, batch_size=4))
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
@@ -247,12 +274,12 @@ def test_models_and_images_are_channels_last_except_on_mps(monkeypatch, name, la
 
 
 def test_fp32_on_cuda_is_not_tf32(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # and restore it after the test
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
     monkeypatch.setattr(device, "choose_device", lambda name: torch.device("cuda"))
     folders = {"run_dir": tmp_path / "run", "images_dir": tmp_path / "images"}
     flags = {"device": "cuda", "precision": "fp32", "seed": 0, "resume": False, "batch_size": None}
     with training.start("test", Namespace(**folders, **flags)):
-        assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
 
 
 def test_processes_that_see_different_epochs_are_an_error(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.data import pictures, tables
 from common.data.batches import Part, select
-from common.data.drawn_faces import draw_faces
+from common.data.drawn_faces import ATTRIBUTES, draw_faces
 from common.data.tables import TEST, TRAIN, VALID
 from common.files import lock
 
@@ -67,10 +67,9 @@ def load_faces(faces: str | None, data_dir: Path, size: int = 64) -> tuple[Faces
         advice += f", and run again; or pass --faces PATH. This run continues with {sum(DRAWN_COUNTS):,} DRAWN faces."
         problem = f"CelebA is not in {celeba} and could not be downloaded: {problem}"
         print(f"{problem}. To train on real faces, {advice}", file=sys.stderr)
-    images, attributes, columns = draw_faces(sum(DRAWN_COUNTS), size)
-    images, attributes = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(attributes)
-    parts = zip(images.split(DRAWN_COUNTS), attributes.split(DRAWN_COUNTS), strict=True)
-    return tuple(Faces(*part, columns, "drawn faces", True) for part in parts)
+    images, attributes = map(torch.from_numpy, draw_faces(sum(DRAWN_COUNTS), size))
+    parts = zip(images.permute(0, 3, 1, 2).split(DRAWN_COUNTS), attributes.split(DRAWN_COUNTS), strict=True)
+    return tuple(Faces(*part, ATTRIBUTES, "drawn faces", True) for part in parts)
 
 
 def _load(path: Path, data_dir: Path, size: int) -> tuple[Faces, Faces, Faces]:

@@ -1,7 +1,5 @@
 """Cartoon faces with some of CelebA's attributes, for tests and for when there are no photographs."""
 
-from collections import namedtuple
-
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -12,16 +10,15 @@ HAIR = np.array([[25, 20, 22], [225, 188, 105], [98, 58, 32], [176, 176, 180]]) 
 SKIN, TAN = np.array([252, 222, 200]), np.array([0.37, 0.26, 0.19])  # the lightest tone, and what the darkest keeps
 IRIS = ("#3e2818", "#466eaa", "#507846")
 SHIRT = ("#3c508c", "#96323c", "#ebebe6", "#323237", "#50825f")
-DrawnFaces = namedtuple("DrawnFaces", "images attributes attribute_names")
 
 
-def draw_faces(count: int, size: int = 64, seed: int = 0) -> DrawnFaces:
+def draw_faces(count: int, size: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Draws `count` faces (at least 1) of `size` x `size` pixels, each determined by `seed` and its index.
 
-    images: (N, S, S, 3) uint8 RGB. attributes: (N, A) bool, named by attribute_names (CelebA's names).
+    Returns images (N, S, S, 3) uint8 RGB, and bool (N, A): which of `ATTRIBUTES`, named as in CelebA, each one has.
     """
     faces = [_draw(np.random.default_rng([seed, index]), size) for index in range(count)]
-    return DrawnFaces(*map(np.stack, zip(*faces, strict=True)), ATTRIBUTES)
+    return tuple(map(np.stack, zip(*faces, strict=True)))
 
 
 def _draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[bool]]:

@@ -88,7 +88,6 @@ def _find(path: Path) -> tuple[Path, Readers, Readers, str]:
             raise UserError(f"{archive} is not a complete zip ({error}): {advice}") from error
         # Old zips of Windows have backslashes.
         found = {info.filename.replace("\\", "/"): partial(opened.open, info) for info in opened.infolist()}
-        places = [str(archive)]
     elif path.exists():
         places, tops, seen, start = [], [path], set(), len(os.path.join(path, ""))
         for top in tops:  # `path`, then the links to folders, each folder once: links may be circular
@@ -119,7 +118,8 @@ def _find(path: Path) -> tuple[Path, Readers, Readers, str]:
         raise UserError(f"{path} holds no pictures but {few(zips)}: unpack what lies in a zip, and name one of them")
     if not files:
         raise NothingFound(f"{path} holds neither pictures nor a zip of them: name another")
-    stamps = [(place, about.st_size, about.st_mtime_ns) for place in places for about in [os.stat(place)]]
+    places = {"": archive} if archive else {name: path / name for name in files}
+    stamps = [(name, about.st_size, about.st_mtime_ns) for name, place in places.items() for about in [place.stat()]]
     return path, files, tables, hashlib.sha256(repr((FORMAT, stamps)).encode()).hexdigest()[:16]
 
 
@@ -175,6 +175,7 @@ def _prepare(path: Path, files: Readers, size: int, mode: str, folder: Path) -> 
         pixels = np.memmap(new / "pixels.uint8", np.uint8, "r+", shape=(len(names), size, size, len(mode)))
         for index in np.flatnonzero(peaks):
             pixels[index] = np.minimum(pixels[index] * (peaks[index] / white) + 0.5, 255)
+        del pixels  # Windows renames no folder with a mapped file
         np.savez(new / "arrays.npz", names=names, aligned=aligned)
         new.rename(folder)
     finally:

@@ -101,9 +101,8 @@ class Figures:
         with self.drawing("curves", path, "training", size, ncols=len(names), squeeze=False) as panels:
             for axes, (name, label) in zip(panels[0], names.items(), strict=True):
                 for split, key in (("train", name), ("valid", f"valid_{name}")):
-                    if key in history[0]:
-                        values = [line[key] for line in history]
-                        axes.plot([line["epoch"] for line in history], values, "-o", markersize=3, label=split)
+                    if values := {line["epoch"]: line[key] for line in history if key in line}:
+                        axes.plot([*values], [*values.values()], "-o", markersize=3, label=split)
                 low, high = axes.dataLim.intervaly
                 if low > 0:
                     axes.set_yscale("log")  # The first epoch would otherwise flatten all the others.

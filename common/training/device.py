@@ -27,22 +27,24 @@ def set_up(device: torch.device) -> None:
     # clear it again in every step, which takes 4% of a step of 512 digits.
     torch.empty(30 * 2**20, dtype=torch.uint8)
     if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # By default, convolutions would round to TF32.
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # By default, convolutions would round to TF32.
 
 
 def choose_device(name: str) -> torch.device:
     """`auto` is the accelerator that PyTorch sees and can use, otherwise the CPU. Raises UserError if it is absent."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if name == "auto" and accelerator:
+    if name not in ("auto", "cpu", accelerator and accelerator.type):
+        raise UserError(f"--device {name}: PyTorch {torch.__version__} sees none here; use --device auto or cpu")
+    if accelerator and name != "cpu":
+        accelerator = processes.local_device(accelerator)  # before anything computes on another process's
         try:
             torch.ones(1, device=accelerator).add(1).item()
             return accelerator
         except RuntimeError as error:  # it is too old for this PyTorch, or others hold it
-            failure = f"{accelerator.type} fails here ({first_line(error)})"
-            print(f"--device auto: {failure}: computing on the CPU", flush=True)
-    elif name not in ("auto", "cpu", accelerator and accelerator.type):
-        raise UserError(f"--device {name}: PyTorch {torch.__version__} sees none here; use --device auto or cpu")
-    return torch.device("cpu" if name == "auto" else name)
+            if name != "auto":
+                raise
+            print(f"{accelerator.type} fails here ({first_line(error)}): computing on the CPU", flush=True)
+    return torch.device("cpu")
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
@@ -100,8 +102,7 @@ def choose_arithmetic(
     threads = threads if device.type == "cpu" else threads[:1]
     times: dict[tuple[str, int], list[float]] = {(each, count): [] for count in threads for each in precisions}
     if len(times) == 1:
-        return precisions[0], threads[0], "as requested" if precision != "auto" else "it has no other"
-
+        return precisions[0], threads[0], "as given" if precision != "auto" else "bf16 isn't tried here"
     step = trial_step(device, batch_size)
     for number in range(1 + ROUNDS):
         if number == 1:  # the first round loads kernels and libraries, and isn't counted
@@ -119,7 +120,7 @@ def choose_arithmetic(
     for count in threads[1:]:
         chosen = count if best[count] < FAR * best[chosen] else chosen
     ratio = typical[precisions[-1], chosen] / typical[precisions[0], chosen]
-    reason = f"bf16 takes {ratio:.2f} times as long as fp32" if len(precisions) > 1 else "as requested"
+    reason = f"bf16 takes {ratio:.2f} times as long as fp32" if len(precisions) > 1 else "as given"
     if chosen < threads[0]:
         reason += f"; {threads[0]} threads are slower, since the machine is busy or has many cores"
     return processes.first((precisions[-1] if ratio < CLEARLY else precisions[0], chosen, reason))

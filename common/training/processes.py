@@ -34,7 +34,7 @@ def rank() -> int:
 
 def local_device(device: torch.device) -> torch.device:
     """This process's own accelerator. Raises UserError if there are more processes than accelerators."""
-    if device.type == "cpu" or not launched():
+    if not launched():
         return device
     index, count = int(os.environ["LOCAL_RANK"]), torch.accelerator.device_count()
     # All processes must end here: one that waited for the others would have to be killed.

@@ -35,7 +35,7 @@ class Run:
     def __init__(self, script: str, args: Namespace, where: torch.device):
         self.script, self.args, self.device = script, args, where
         self.is_first_process = processes.rank() == 0
-        self.epoch, self.slowed = None, False
+        self.epoch, self.pace = None, 0.0  # the seconds of the first epoch here; infinite after a warning
         self.checkpoint = args.run_dir / "checkpoint.pt"
         self.resumed = checkpoint.load(self.checkpoint) if args.resume and self.checkpoint.exists() else None
         self.history: list[dict[str, float]] = self.resumed["history"] if self.resumed else []
@@ -43,9 +43,9 @@ class Run:
         if args.resume and not self.resumed:
             print(f"{self.checkpoint} does not exist yet: starting at epoch 1", file=sys.stderr)
         precision, threads = args.precision, device.thread_counts()
-        if self.resumed:  # the same arithmetic, so that the run ends with the same weights as an unbroken one
+        if self.resumed and self.resumed.get("device", where.type) == where.type:  # to end as an unbroken run would
             precision = self.resumed["precision"] if precision == "auto" else precision
-            threads = [min(self.resumed["threads"], threads[0])]
+            threads = threads if len(threads) == 1 else [min(self.resumed["threads"], threads[0])]
         precision, threads = processes.first((precision, threads))
         size = (args.batch_size or device.TRIAL_SIZE) // processes.world()
         self.precision, self.threads, reason = device.choose_arithmetic(where, precision, threads, size)
@@ -106,10 +106,11 @@ class Run:
         line = {"epoch": epoch.number + 1, **means, **speed}
         self.images, history = epoch.images, [*self.history, line]
         if self.is_first_process:
-            state = self.state | {"epoch": len(history), "history": history, "images": epoch.images}
-            state |= {"precision": self.precision, "threads": self.threads}
+            state = self.state | {"history": history, "images": epoch.images}
+            state |= {"device": self.device.type, "precision": self.precision, "threads": self.threads}
             state |= {"model": epoch.model.state_dict(), "optimizer": epoch.optimizer.state_dict()}
-            (self.args.run_dir / "results.json").unlink(missing_ok=True)  # those of an earlier model
+            for name in ("results.json", "latent.npz"):  # those of an earlier model
+                (self.args.run_dir / name).unlink(missing_ok=True)
             lines = "".join(json.dumps(line) + "\n" for line in history)
             # The checkpoint is written last: a run never resumes from one whose metrics are missing.
             files.write_atomically(self.args.run_dir / "metrics.jsonl", lines.encode())
@@ -119,9 +120,9 @@ class Run:
             numbers = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
             left = (self.args.epochs - epoch.number - 1) * seconds
             print(f"epoch {epoch.number + 1}/{self.args.epochs}  {numbers}  ({left:,.0f} s left)", flush=True)
-        times = seconds / history[0]["seconds"]
-        if not self.slowed and seconds > 5 and times > 3:
-            self.slowed = True
+        self.pace = self.pace or seconds
+        if seconds > max(5, 3 * self.pace):
+            times, self.pace = seconds / self.pace, math.inf
             advice = "stop the program that uses the same cores, or run both with OMP_NUM_THREADS=1"
             print(f"epoch {epoch.number + 1} took {times:.0f} times as long as the first: {advice}", file=sys.stderr)
 
@@ -222,7 +223,7 @@ def start(script: str, args: Namespace) -> Iterator[Run]:
 
     Raises UserError if the device is absent, a folder can't be written or is another run's, or the checkpoint is bad.
     """
-    where = processes.local_device(device.choose_device(args.device))
+    where = device.choose_device(args.device)
     files.check_writable(args.images_dir)
     device.set_up(where)
     with contextlib.ExitStack() as held:
@@ -230,9 +231,11 @@ def start(script: str, args: Namespace) -> Iterator[Run]:
             held.enter_context(processes.joined(where))
         if processes.rank() == 0:
             held.enter_context(files.locked_folder(args.run_dir))
+        held.callback(torch.set_num_threads, torch.get_num_threads())  # so that a notebook's next run may use all
         run = Run(script, args, where)
         try:
             yield run
+            run._finish_epoch()  # by all processes, if a training loop was left early
         except KeyboardInterrupt as error:
             error.args = (run.progress,)
             raise
