@@ -251,8 +251,8 @@ def draw_sizes(results: lab.Results, figures: sheets.Figures) -> None:
     """The error over the size of the code."""
     with figures.drawing("sizes", None, "test error over the size of the code", (sheets.WIDTH, 4.2)) as axes:
         for kind in ("PCA", "AE", "VAE"):
-            values = np.array([results.found[f"{kind}, {dimensions}"]["mse"] for dimensions in SIZES])
-            axes.errorbar(SIZES, values.mean(axis=1), values.std(axis=1), marker="o", capsize=3, label=kind)
+            mse = np.array([results.found[f"{kind}, {dimensions}"]["mse"] for dimensions in SIZES]).T
+            axes.errorbar(SIZES, mse.mean(axis=0), mse.std(axis=0, ddof=len(mse) > 1), fmt="-o", capsize=3, label=kind)
         axes.set_xscale("log", base=2)
         axes.set_xticks(SIZES, SIZES)
         axes.set(xlabel="latent dimensions", ylabel="mean squared error of the pixels", ylim=(0, None))

@@ -273,9 +273,9 @@ def draw(tasks: dict[str, lab.Results], figures: sheets.Figures) -> None:
         for axes, name in zip(panels, DRAWN, strict=True):
             lines: dict[str, list[tuple[float, ...]]] = {}
             for row, scores in tasks[name].found.items():
-                seconds, nats = np.array(scores["seconds"]), np.array(scores["neg_elbo"])
+                both = np.array([scores["seconds"], scores["neg_elbo"]]).T
                 label = row.rpartition(", ")[0] if row.startswith("ours") else row
-                lines.setdefault(label, []).append((seconds.mean(), nats.mean(), nats.std(), seconds.std()))
+                lines.setdefault(label, []).append((*both.mean(axis=0), *both.std(axis=0, ddof=len(both) > 1)[::-1]))
             for label, points in lines.items():
                 axes.errorbar(*zip(*points, strict=True), marker="o", capsize=2, label=label)
             title = TASKS[name].title
