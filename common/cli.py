@@ -58,8 +58,8 @@ def parser(script: str, description: str, defaults: dict[str, float]) -> Parser:
     add("--data-dir", type=folder, default=Path("data"), help="folder of the data sets, downloaded if absent")
     add("--images-dir", type=folder, default=Path("images"), help="folder for the figures")
     add("--run-dir", type=folder, default=Path("runs", script), help="folder for checkpoint, metrics and results")
-    add("--limit", type=positive_int, metavar="N", help="train on the first N images only (a quick try)")
-    add("--resume", action="store_true", help="continue from RUN_DIR/checkpoint.pt; a finished run is drawn again")
+    add("--limit", type=positive_int, metavar="N", help="train, and validate, on the first N images only (a quick try)")
+    add("--resume", action="store_true", help="continue from RUN_DIR/checkpoint.pt; a finished run redraws its figures")
     flags.set_defaults(**defaults)
     return flags
 

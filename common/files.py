@@ -67,7 +67,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 def lock(path: Path, refusal: str = "") -> Iterator[None]:
     """Hold an exclusive lock on the file `path`, which is made if absent and stays.
 
-    If another process holds it, waits or, with a `refusal`, raises UserError with these words. Where the file system
+    If another process holds it, waits or, with a `refusal`, raises UserError with that message. Where the file system
     has no locks, as on some network drives, a line on stderr says so and the block runs without one.
     """
     with open(path, "ab") as file:  # closing it ends the lock
@@ -76,10 +76,10 @@ def lock(path: Path, refusal: str = "") -> Iterator[None]:
                 if ON_WINDOWS:
                     msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # LK_LOCK would wait for ten seconds only
                 else:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
                 break
             except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                if error.errno != (errno.EACCES if ON_WINDOWS else errno.EAGAIN):
                     print(f"{path} cannot be locked ({error.strerror}): start no second run there", file=sys.stderr)
                     break
                 if refusal:

@@ -105,7 +105,7 @@ def test_a_new_models_checkpoint_does_not_lie_beside_another_ones_scores(tmp_pat
     train(Mean(), squared_error, make_run(tmp_path, resume=True))
     assert (tmp_path / "results.json").exists(), "no epoch was left"
     train(Mean(), squared_error, make_run(tmp_path))
-    assert not (tmp_path / "results.json").exists() and not (tmp_path / "latent.npz").exists()
+    assert not (tmp_path / "results.json").exists()
 
 
 def test_scores_that_are_not_finite_are_refused_in_one_line(tmp_path):
@@ -175,26 +175,29 @@ def test_other_arguments_and_other_data_are_refused_by_name(tmp_path):
         train(Mean(), squared_error, make_run(tmp_path, resume=True), data="other images")
 
 
-def test_a_resumed_run_keeps_the_precision_and_the_threads_of_its_checkpoint(tmp_path):
-    train(Mean(), squared_error, make_run(tmp_path, precision="bf16", epochs=1))
-    state = checkpoint.load(tmp_path / "checkpoint.pt")
-    assert (state["precision"], state["threads"]) == ("bf16", 1)
-    resumed = make_run(tmp_path, precision="auto", resume=True)
-    assert (resumed.precision, resumed.threads) == ("bf16", 1)
-
-
-def test_a_run_that_continues_on_another_device_chooses_anew(tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+def test_a_resumed_run_keeps_precision_and_threads_on_the_same_kind_of_device(tmp_path, monkeypatch, capsys, where):
     train(Mean(), squared_error, make_run(tmp_path, precision="bf16", epochs=1))
     path = tmp_path / "checkpoint.pt"
-    checkpoint.save(path, checkpoint.load(path) | {"device": "cuda"})
-    monkeypatch.setattr(device, "choose_arithmetic", choose := Mock(return_value=("fp32", 1, "")))
+    state = checkpoint.load(path)
+    assert (state["device"], state["precision"], state["threads"]) == ("cpu", "bf16", 1)
+    checkpoint.save(path, state | {"device": where})
+    monkeypatch.setattr(device, "thread_counts", lambda: [4, 2, 1])
+    monkeypatch.setattr(device, "choose_arithmetic", choose := Mock(return_value=("bf16", 1, "by trial")))
     make_run(tmp_path, precision="auto", resume=True)
-    assert choose.call_args.args[1] == "auto"
+    kept = where == "cpu"
+    assert choose.call_args.args[1:3] == (("bf16", [1]) if kept else ("auto", [4, 2, 1]))
+    assert capsys.readouterr().out.endswith("as in the checkpoint\n" if kept else "by trial\n")
 
 
 def test_leaving_a_run_finishes_its_epoch_in_every_process_and_gives_the_threads_back(tmp_path, monkeypatch):
     before = torch.get_num_threads()
     monkeypatch.setattr(device, "choose_arithmetic", lambda *_: ("fp32", before + 1, ""))
+    for name, answer in {"world": 2, "rank": 1}.items():
+        monkeypatch.setattr(processes, name, lambda answer=answer: answer)
+    for name in ("total", "first"):
+        monkeypatch.setattr(processes, name, lambda value: value)
+    monkeypatch.setattr(processes, "gathered", lambda value: [value])
     folders = {"run_dir": tmp_path / "run", "images_dir": tmp_path / "images"}
     flags = {"device": "cpu", "precision": "fp32", "seed": 0, "resume": False, "batch_size": None, "epochs": 9}
     with training.start("test", Namespace(**folders, **flags)) as run:
@@ -274,12 +277,12 @@ def test_models_and_images_are_channels_last_except_on_mps(monkeypatch, name, la
 
 
 def test_fp32_on_cuda_is_not_tf32(tmp_path, monkeypatch):
-    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # and restore it after the test
     monkeypatch.setattr(device, "choose_device", lambda name: torch.device("cuda"))
     folders = {"run_dir": tmp_path / "run", "images_dir": tmp_path / "images"}
     flags = {"device": "cuda", "precision": "fp32", "seed": 0, "resume": False, "batch_size": None}
     with training.start("test", Namespace(**folders, **flags)):
-        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+        assert not torch.backends.cudnn.allow_tf32
 
 
 def test_processes_that_see_different_epochs_are_an_error(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ SHIRT = ("#3c508c", "#96323c", "#ebebe6", "#323237", "#50825f")
 def draw_faces(count: int, size: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Draws `count` faces (at least 1) of `size` x `size` pixels, each determined by `seed` and its index.
 
-    Returns images (N, S, S, 3) uint8 RGB, and bool (N, A): which of `ATTRIBUTES`, named as in CelebA, each one has.
+    Returns images (N, S, S, 3) uint8 RGB and attributes (N, A) bool: which of `ATTRIBUTES` each face has.
     """
     faces = [_draw(np.random.default_rng([seed, index]), size) for index in range(count)]
     return tuple(map(np.stack, zip(*faces, strict=True)))

@@ -23,11 +23,10 @@ QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's share of the cores: micr
 def set_up(device: torch.device) -> None:
     """Set up this process's arithmetic and memory."""
     torch.set_flush_denormal(True)  # Numbers below 1e-38 slow a CPU down and change nothing.
-    # Then glibc keeps the memory that a step frees, up to twice the largest block freed. Otherwise the system would
-    # clear it again in every step, which takes 4% of a step of 512 digits.
+    # glibc then keeps the memory that a step frees (up to twice the largest block freed), which saves 4% of a step.
     torch.empty(30 * 2**20, dtype=torch.uint8)
     if device.type == "cuda":
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # By default, convolutions would round to TF32.
+        torch.backends.cudnn.allow_tf32 = False  # By default, convolutions would round to TF32.
 
 
 def choose_device(name: str) -> torch.device:
@@ -41,7 +40,7 @@ def choose_device(name: str) -> torch.device:
             torch.ones(1, device=accelerator).add(1).item()
             return accelerator
         except RuntimeError as error:  # it is too old for this PyTorch, or others hold it
-            if name != "auto":
+            if name != "auto" or processes.launched():  # all processes must compute on the same kind of device
                 raise
             print(f"{accelerator.type} fails here ({first_line(error)}): computing on the CPU", flush=True)
     return torch.device("cpu")
@@ -102,7 +101,7 @@ def choose_arithmetic(
     threads = threads if device.type == "cpu" else threads[:1]
     times: dict[tuple[str, int], list[float]] = {(each, count): [] for count in threads for each in precisions}
     if len(times) == 1:
-        return precisions[0], threads[0], "as given" if precision != "auto" else "bf16 isn't tried here"
+        return precisions[0], threads[0], "as requested" if precision != "auto" else "bf16 isn't tried here"
     step = trial_step(device, batch_size)
     for number in range(1 + ROUNDS):
         if number == 1:  # the first round loads kernels and libraries, and isn't counted
@@ -120,7 +119,7 @@ def choose_arithmetic(
     for count in threads[1:]:
         chosen = count if best[count] < FAR * best[chosen] else chosen
     ratio = typical[precisions[-1], chosen] / typical[precisions[0], chosen]
-    reason = f"bf16 takes {ratio:.2f} times as long as fp32" if len(precisions) > 1 else "as given"
+    reason = f"bf16 takes {ratio:.2f} times as long as fp32" if len(precisions) > 1 else "as requested"
     if chosen < threads[0]:
         reason += f"; {threads[0]} threads are slower, since the machine is busy or has many cores"
     return processes.first((precisions[-1] if ratio < CLEARLY else precisions[0], chosen, reason))

@@ -50,6 +50,7 @@ class Run:
         size = (args.batch_size or device.TRIAL_SIZE) // processes.world()
         self.precision, self.threads, reason = device.choose_arithmetic(where, precision, threads, size)
         torch.set_num_threads(self.threads)
+        reason = reason if precision == args.precision else "as in the checkpoint"
         print(f"computing on {where.type} in {self.precision}, threads: {self.threads}; {reason}", flush=True)
         torch.manual_seed(args.seed)
 
@@ -109,8 +110,7 @@ class Run:
             state = self.state | {"history": history, "images": epoch.images}
             state |= {"device": self.device.type, "precision": self.precision, "threads": self.threads}
             state |= {"model": epoch.model.state_dict(), "optimizer": epoch.optimizer.state_dict()}
-            for name in ("results.json", "latent.npz"):  # those of an earlier model
-                (self.args.run_dir / name).unlink(missing_ok=True)
+            (self.args.run_dir / "results.json").unlink(missing_ok=True)  # those of an earlier model
             lines = "".join(json.dumps(line) + "\n" for line in history)
             # The checkpoint is written last: a run never resumes from one whose metrics are missing.
             files.write_atomically(self.args.run_dir / "metrics.jsonl", lines.encode())
@@ -235,7 +235,8 @@ def start(script: str, args: Namespace) -> Iterator[Run]:
         run = Run(script, args, where)
         try:
             yield run
-            run._finish_epoch()  # by all processes, if a training loop was left early
+            if processes.world() > 1:  # if a loop was left early, `write_results` of the first one waits for the others
+                run._finish_epoch()
         except KeyboardInterrupt as error:
             error.args = (run.progress,)
             raise
