@@ -281,7 +281,7 @@ def draw(tasks: dict[str, lab.Results], figures: sheets.Figures) -> None:
             title = TASKS[name].title
             axes.set(xscale="log", xlabel="seconds of training", ylabel="-ELBO (nats per image)", title=title)
             axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_formatter("")
+            axes.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:g}"[0] in "25" else "")
             axes.grid(alpha=0.3, which="both")
             axes.legend(fontsize=8)
 
