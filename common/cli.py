@@ -65,21 +65,21 @@ def parser(script: str, description: str, defaults: dict[str, float]) -> Parser:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Call `main` with the command line; exit with 2 after an expected error, with 128 plus the signal after one."""
+    """Call `main` with the command line, and exit: with 2 after an expected error, 128 plus the signal after one."""
 
     def stop(signum: int, _: object) -> None:
         error = KeyboardInterrupt()
         error.signal = signum
         raise error
 
-    # SLURM can send SIGUSR1 before a job's time is over. Windows has none.
-    for signum in {signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)}:
+    for signum in {signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)}:  # SLURM's; Windows has none
         signal.signal(signum, stop)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a path may have characters that the console lacks
     try:
-        return main(sys.argv[1:])
+        main(sys.argv[1:])
+        code, message = 0, ""
     except UserError as error:
         code, message = 2, f"error: {error}"
     except KeyboardInterrupt as error:
@@ -97,7 +97,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         sys.stdout.flush()
     except OSError:  # nobody reads it, or the disk is full: Python's flush at exit would fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    print(message, file=sys.stderr, flush=True)
-    if processes.world() > 1:  # a regular exit can wait for the engine's threads, or crash in one of them
+    print(message, end="\n" * bool(message), file=sys.stderr, flush=True)
+    if processes.launched():  # a regular exit can wait for the engine's threads, or crash in one of them
         os._exit(code)
     sys.exit(code)
