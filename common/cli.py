@@ -72,7 +72,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         error.signal = signum
         raise error
 
-    for signum in {signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)}:  # SLURM's; Windows has none
+    for signum in {signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)}:  # SIGUSR1: SLURM's; not on Windows
         signal.signal(signum, stop)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -118,8 +118,8 @@ def _find(path: Path) -> tuple[Path, Readers, Readers, str]:
         raise UserError(f"{path} holds no pictures but {few(zips)}: unpack what lies in a zip, and name one of them")
     if not files:
         raise NothingFound(f"{path} holds neither pictures nor a zip of them: name another")
-    places = {"": archive} if archive else {name: path / name for name in files}
-    stamps = [(name, about.st_size, about.st_mtime_ns) for name, place in places.items() for about in [place.stat()]]
+    sources = {"": archive} if archive else {name: path / name for name in files}
+    stamps = [(name, about.st_size, about.st_mtime_ns) for name, file in sources.items() for about in [file.stat()]]
     return path, files, tables, hashlib.sha256(repr((FORMAT, stamps)).encode()).hexdigest()[:16]
 
 
